@@ -1,0 +1,107 @@
+"""What all models share: checked input, time first, logits per step, and the same forward as a stream."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spikevit.neurons import NeuronConfig, State, Stream
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every model is told. image_size is (height, width) in pixels; time_steps is T for still images."""
+
+    num_classes: int = 1000
+    in_channels: int = 3
+    image_size: tuple[int, int] = (224, 224)
+    time_steps: int = 4
+    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "in_channels", "time_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+class SpikingModel(nn.Module):
+    """A classifier of images (B, C, H, W), shown at every one of T steps, or of frames (T, B, C, H, W).
+
+    Traits: `time_axis` (has a common axis of time steps) and `streaming` (offers `step`); `stride` is how many
+    pixels a final token spans in height and width, which must divide the image size.
+    """
+
+    time_axis = True
+    streaming = True
+    stride: int
+    config: ModelConfig
+    name: str | None = None  # of the registry, set by create_model
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self._check_size(*config.image_size)
+
+    @abstractmethod
+    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Logits of every step (T, B, classes) for maps x (T, B, H, W, C)."""
+
+    def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
+        """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step."""
+        logits = self.logits(self.maps(images))
+        return logits if per_step else logits.mean(0)
+
+    def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One step of images (B, C, H, W): its logits (B, classes) and the state to pass to the next step.
+
+        The same forward as a whole sequence, so that T steps give the T logits of `per_step=True`. `state[keep]`
+        drops finished samples.
+        """
+        if images.dim() != 4:
+            raise ValueError(f"step takes images of one step, (B, C, H, W); got shape {tuple(images.shape)}")
+        stream = Stream(state)
+        logits = self.logits(self.maps(images[None]), stream)[0]
+        return logits, stream.state()
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Images as maps (T, B, H, W, C): a still image is a view, repeated over time with stride 0."""
+        if images.dim() not in (4, 5):
+            raise ValueError(f"images must be (B, C, H, W) or (T, B, C, H, W); got shape {tuple(images.shape)}")
+        channels, height, width = images.shape[-3:]
+        if channels != self.config.in_channels:
+            raise ValueError(
+                f"images have {channels} channels (shape {tuple(images.shape)}), the model takes "
+                f"in_channels={self.config.in_channels}"
+            )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point, normalised as in training; got {images.dtype}")
+        self._check_size(height, width)
+        if images.dim() == 4:
+            images = images.expand(self.config.time_steps, *images.shape)
+        return images.permute(0, 1, 3, 4, 2)
+
+    def _check_size(self, height: int, width: int) -> None:
+        for side, value in (("height", height), ("width", width)):
+            if value < self.stride or value % self.stride:
+                near = max(self.stride, round(value / self.stride) * self.stride)
+                raise ValueError(
+                    f"image {side} {value} is not divided by the stride {self.stride} of {type(self).__name__}; "
+                    f"{near} would be"
+                )
+
+    @property
+    def original_names(self) -> Mapping[str, list]:
+        """For each of our parameters, buffers and neurons the parts of the original they hold: see `legacy`."""
+        from spikevit.models.legacy import original_names
+
+        return original_names(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device

@@ -1,0 +1,118 @@
+"""QKFormer: Hierarchical Spiking Transformer using Q-K Attention (Zhou et al., NeurIPS 2024, arXiv 2403.16552).
+
+Three stages of width D/4, D/2, D, each behind a spiking patch embedding with a deformed shortcut (SPEDS). Early
+stages mix tokens by Q-K attention, the last by SSA. Residual streams are sums of spikes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from spikevit.attention import SSA, QKChannelAttention, QKTokenAttention
+from spikevit.errors import unknown
+from spikevit.layers import SpikingConv, SpikingMLP
+from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.registry import register
+from spikevit.models.spikformer import Block
+from spikevit.neurons import NeuronConfig, Stream
+
+MIXERS = {"qk_token": QKTokenAttention, "qk_channel": QKChannelAttention, "ssa": SSA}
+
+
+@dataclass(frozen=True)
+class QKFormerConfig(ModelConfig):
+    """embed_dim: width D of the last stage. depths, mixers: blocks and attention of each stage.
+    stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16).
+    legacy_batch_leak: the defect of the published code in SSA; its weights were trained and measured with it.
+    """
+
+    embed_dim: int = 768
+    depths: tuple[int, int, int] = (1, 2, 7)
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    mixers: tuple[str, str, str] = ("qk_token", "qk_token", "ssa")
+    stem: str = "imagenet"
+    legacy_batch_leak: bool = False
+
+
+class PatchEmbed(nn.Module):
+    """SPEDS (§3.4): spiking convolutions in a row, plus a 1×1 spiking convolution around all but the first
+    `before` of them; the two spike tensors are added. `convs` are (width, pool) of each.
+    """
+
+    def __init__(self, dim_in: int, convs: list[tuple[int, str | None]], *, before: int = 0, neuron: NeuronConfig):
+        super().__init__()
+        widths = [dim_in, *(width for width, _ in convs)]
+        self.proj = nn.ModuleList(
+            SpikingConv(widths[i], widths[i + 1], pool=pool, neuron=neuron) for i, (_, pool) in enumerate(convs)
+        )
+        self.before = before
+        halvings = sum(pool is not None for _, pool in convs[before:])
+        self.shortcut = SpikingConv(widths[before], widths[-1], kernel=1, stride=2**halvings, neuron=neuron)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        for i, proj in enumerate(self.proj):
+            if i == self.before:
+                around = x
+            x = proj(x, stream)
+        return x + self.shortcut(around, stream)
+
+
+class QKFormer(SpikingModel):
+    """Three stages of patch embedding and blocks on maps (T, B, H, W, C); linear head on the mean over space."""
+
+    config: QKFormerConfig
+
+    def __init__(self, config: QKFormerConfig):
+        if config.stem not in ("cifar", "imagenet"):
+            raise unknown("stem", config.stem, ("cifar", "imagenet"))
+        self.stride = 4 if config.stem == "cifar" else 16
+        super().__init__(config)
+        neuron = config.neuron
+        widths = [config.embed_dim // 4, config.embed_dim // 2, config.embed_dim]
+        self.patch_embed = nn.ModuleList(self._embed(config, widths))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                Block(width, self._mixer(config, mixer, width), SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron))
+                for _ in range(depth)
+            )
+            for width, depth, mixer in zip(widths, config.depths, config.mixers, strict=True)
+        )
+        self.head = nn.Linear(config.embed_dim, config.num_classes)
+
+    @staticmethod
+    def _embed(config: QKFormerConfig, widths: list[int]):
+        """The three patch embeddings; the released CIFAR and ImageNet code pool in different places."""
+        pool, neuron = "membrane", config.neuron
+        first, before, later = widths[0], 1, (None, pool)
+        convs: list[tuple[int, str | None]] = [(first // 2, None), (first, None)]
+        if config.stem == "imagenet":
+            convs, later = [(first // 2, pool), (first, pool), (first, None)], (pool, None)
+        yield PatchEmbed(config.in_channels, convs, before=before, neuron=neuron)
+        for dim_in, dim in zip(widths[:-1], widths[1:], strict=True):
+            yield PatchEmbed(dim_in, [(dim, later[0]), (dim, later[1])], neuron=neuron)
+
+    @staticmethod
+    def _mixer(config: QKFormerConfig, mixer: str, width: int) -> nn.Module:
+        if mixer not in MIXERS:
+            raise unknown("mixer", mixer, MIXERS)
+        options = {"legacy_batch_leak": config.legacy_batch_leak} if mixer == "ssa" else {}
+        return MIXERS[mixer](width, config.num_heads, neuron=config.neuron, **options)
+
+    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        for embed, stage in zip(self.patch_embed, self.stages, strict=True):
+            x = embed(x, stream)
+            for block in stage:
+                x = block(x, stream)
+        return self.head(x.mean((2, 3)))
+
+
+_CIFAR = QKFormerConfig(
+    num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar"
+)
+register("qkformer_4_384", QKFormer, _CIFAR)
+register("qkformer_tiny", QKFormer, _CIFAR, embed_dim=64, depths=(1, 1, 1), num_heads=4)
+for _dim, _heads in ((384, 6), (512, 8), (768, 12)):
+    register(f"qkformer_10_{_dim}", QKFormer, QKFormerConfig(embed_dim=_dim, num_heads=_heads))
