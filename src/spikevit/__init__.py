@@ -1,0 +1,58 @@
+"""Spiking vision transformers: build, train, observe and cost them.
+
+    import spikevit
+    model = spikevit.create_model("spikformer_tiny", num_classes=10)
+    spikes = spikevit.record_spikes(model, images)
+
+Everything below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spikevit.models import create_model, list_models
+    from spikevit.models.checkpoint import load_model, load_weights, save_model
+    from spikevit.models.legacy import load_original
+    from spikevit.profiling.count import count
+    from spikevit.profiling.observe import firing_rates, observe, record_spikes
+
+_WHERE = {
+    "count": "profiling.count",
+    "create_model": "models",
+    "firing_rates": "profiling.observe",
+    "list_models": "models",
+    "load_model": "models.checkpoint",
+    "load_original": "models.legacy",
+    "load_weights": "models.checkpoint",
+    "observe": "profiling.observe",
+    "record_spikes": "profiling.observe",
+    "save_model": "models.checkpoint",
+}
+
+__all__ = [
+    "count",
+    "create_model",
+    "firing_rates",
+    "list_models",
+    "load_model",
+    "load_original",
+    "load_weights",
+    "observe",
+    "record_spikes",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'spikevit' has no attribute {name!r}")
+    return getattr(import_module(f"spikevit.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

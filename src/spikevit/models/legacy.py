@@ -95,9 +95,9 @@ def load_original(
     make, unused = SOURCES[source]
     model = make(config, quirks)
     given = dict(state_dict if isinstance(state_dict, Mapping) else _read(state_dict))
-    loaded, missing = {}, []
+    names, loaded, missing = model.original_names, {}, []
     for name, tensor in model.state_dict().items():
-        parts = [original.name for original in model.original_names[name]]
+        parts = [original.name for original in names[name]]
         missing += [part for part in parts if part not in given]
         if missing:
             continue

@@ -7,7 +7,6 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spikevit.errors import unknown
-from spikevit.neurons import NeuronConfig
 
 if TYPE_CHECKING:
     from spikevit.models.base import ModelConfig, SpikingModel
@@ -45,6 +44,11 @@ def model_entry(name: str) -> Entry:
     if name not in _MODELS:
         raise unknown("model", name, _MODELS)
     return _MODELS[name]
+
+
+def families() -> dict[str, Entry]:
+    """One entry for each model class, by its name."""
+    return {entry.build.__name__: entry for entry in _MODELS.values()}
 
 
 def create_model(
@@ -93,6 +97,3 @@ def change_config(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """A config as plain values, for JSON; `change_config` reads them back."""
     return asdict(config)
-
-
-__all__ = ["Entry", "NeuronConfig", "change_config", "config_to_dict", "create_model", "list_models", "model_entry", "register"]

@@ -1,0 +1,69 @@
+"""spikevit demo: from nothing to a trained spiking transformer, what it sees, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = "example:\n  spikevit demo"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to, and how long."""
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the recipe `digits`")
+    parser.add_argument("--out", help="directory of the run (default: runs/demo-N)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains on digits, then shows accuracy, firing rates, energy and a picture."""
+    import torch
+    from rich.console import Console
+
+    from spikevit.cli.train import free_directory
+    from spikevit.data import normalise
+    from spikevit.models.checkpoint import load_model
+    from spikevit.profiling.conventions import paper
+    from spikevit.profiling.count import count
+    from spikevit.profiling.observe import firing_rates
+    from spikevit.report.picture import draw
+    from spikevit.report.terminal import summary
+    from spikevit.training.recipe import load_recipe
+    from spikevit.training.run import build, new_run, train
+
+    console = Console(highlight=False)
+    recipe = load_recipe("digits", args.changes)
+    directory = new_run(recipe, args.out or free_directory("demo"))
+    console.print(f"Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n")
+    results = train(directory)
+
+    model = load_model(directory / "best.safetensors")
+    _, data = build(recipe)
+    images, labels = data.split("test").__getitems__(range(results["total"]))  # type: ignore[attr-defined]
+    x = normalise(images, data.info)
+    rates = firing_rates(model, [x])
+    counts = count(model, x)
+    energy = paper(counts, len(x), stem_repeats=model.config.time_steps)
+    console.print(summary(results, model, rates, counts, energy, len(x)))
+    with torch.no_grad():
+        predictions = model(x).argmax(-1)
+    picture = draw(directory / "picture.png", model, x, images, labels, predictions, data.info.classes)
+    console.print(f"\nPicture: {picture}\nTry next:", soft_wrap=True)
+    for command in (
+        f"spikevit eval {directory}/best.safetensors",
+        "spikevit train digits model.name=qkformer_tiny",
+        "spikevit train digits model.time_steps=1",
+        "spikevit models",
+    ):
+        console.print(f"  {_bin()}{command}", soft_wrap=True)
+    return 0
+
+
+def _bin() -> str:
+    """How this command was called, so that the next ones work too: ".venv/bin/" under make."""
+    import sys
+
+    program = Path(sys.argv[0])
+    try:
+        return f"{program.parent.relative_to(Path.cwd())}/"
+    except ValueError:
+        return ""

@@ -1,0 +1,58 @@
+"""spikevit doctor: what is here, what runs where, what is missing."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import metadata
+
+EXAMPLE = "example:\n  spikevit doctor"
+
+# library: the extra that brings it, what it is for
+OPTIONAL = {
+    "lightning": ("train", "training"),
+    "kornia": ("train", "augmentation"),
+    "jsonargparse": ("train", "recipes"),
+    "tensorboard": ("train", "logs"),
+    "scikit-learn": ("train", "digits"),
+    "pillow": ("train", "images in files"),
+    "matplotlib": ("train", "pictures"),
+    "datasets": ("hub", "data sets from the Hugging Face hub"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints versions, devices, neuron backends and missing libraries."""
+    import platform
+
+    import torch
+    from rich.console import Console
+
+    from spikevit import __version__
+    from spikevit.neurons import BACKENDS, LIF
+
+    console = Console(highlight=False)
+    console.print(f"spikevit {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    console.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    console.print(f"GPU: {', '.join(gpus) or 'none'}")
+    console.print(f"neuron backends: {', '.join(BACKENDS)} (default: {LIF().backend})")
+    for library, (extra, use) in OPTIONAL.items():
+        version = _version(library)
+        if version is None and library == "lightning":
+            version = _version("pytorch-lightning")
+        if version:
+            console.print(f"  [green]✓[/green] {library} {version}")
+        else:
+            console.print(rf'  [red]✗[/red] {library}: no {use}; pip install "spikevit\[{extra}]"')
+    return 0
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

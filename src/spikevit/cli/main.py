@@ -1,0 +1,61 @@
+"""The command line: `spikevit VERB …`, one verb a file. What a verb needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "demo": "train a tiny spiking transformer on real images and look at it",
+    "models": "list the models",
+    "train": "train a model as a recipe says",
+    "eval": "test a checkpoint",
+    "predict": "classify images",
+    "doctor": "show versions, devices, backends, and what is missing",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; errors of the user's are one line on stderr and status 2, an interrupted run is 130."""
+    from spikevit import __version__
+
+    parser = argparse.ArgumentParser(prog="spikevit", description="Spiking vision transformers.")
+    parser.add_argument("--version", action="version", version=f"spikevit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for name, summary in VERBS.items():
+        module = import_module(f"spikevit.cli.{name}") if name in argv[:1] else None
+        verb = verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=getattr(module, "EXAMPLE", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if module:
+            module.add_arguments(verb)
+            verb.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if os.environ.get("SPIKEVIT_TRACEBACK") or not _is_users(error):
+            raise
+        print(f"spikevit: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 2
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error speaks to the user; SPIKEVIT_TRACEBACK=1 shows where it came from all the same."""
+    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in ("Interrupted", "NonFiniteLoss")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""spikevit train: a run from a recipe, or the rest of one that was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+EXAMPLE = """examples:
+  spikevit train digits
+  spikevit train digits optimizer.lr=0.002 schedule.epochs=60 --out runs/longer
+  spikevit train my_recipe.yaml trainer.devices=2
+  spikevit train --resume runs/longer"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A recipe and changes to it, or a run to go on with."""
+    parser.add_argument("recipe", nargs="?", help="a recipe's name or YAML file")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the recipe")
+    parser.add_argument("--out", help="directory of the run (default: runs/RECIPE-N)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, tests, and says where everything is."""
+    from spikevit.training.recipe import load_recipe, shipped_recipes
+    from spikevit.training.run import new_run, train
+
+    if args.resume:
+        if args.recipe or args.out:
+            raise ValueError("--resume takes the recipe and the directory of the run; give neither a recipe nor --out")
+        directory = args.resume
+    elif not args.recipe:
+        raise ValueError(f"which recipe? shipped: {', '.join(shipped_recipes())}; or a YAML file, or --resume RUN")
+    else:
+        recipe = load_recipe(args.recipe, args.changes)
+        directory = args.out or os.environ.get(RUN) or free_directory(args.recipe)
+        if RUN not in os.environ:  # processes that the trainer starts run the same command
+            new_run(recipe, directory)
+            os.environ[RUN] = str(directory)
+    results = train(directory, progress=not args.quiet)
+    if results:
+        show(results, directory)
+    return 0
+
+
+RUN = "SPIKEVIT_RUN"
+
+
+def free_directory(recipe: str) -> str:
+    """runs/RECIPE-1, or the next number that is free."""
+    from itertools import count
+    from pathlib import Path
+
+    name = Path(recipe).stem
+    return next(str(path) for i in count(1) if not (path := Path("runs") / f"{name}-{i}").exists())
+
+
+def show(results: dict[str, Any], directory: str) -> None:
+    """The accuracy and the commands to try next."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(
+        f"\n[bold]{results['accuracy']:.2%}[/bold] of {results['total']} {results['split']} images right "
+        f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)\n"
+        f"  {directory}/best.safetensors   the model\n"
+        f"  {directory}/metrics.csv        every epoch\n"
+        f"try: spikevit eval {directory}/best.safetensors"
+    )

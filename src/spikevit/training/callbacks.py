@@ -1,0 +1,142 @@
+"""What a run leaves behind and what it shows: checkpoints and metrics in its directory, progress in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from spikevit.models.checkpoint import save_model, write_atomically
+from spikevit.training.backend import pl
+
+FIELDS = ("epoch", "step", "lr", "loss", "val_loss", "val_accuracy", "seconds")
+
+
+class RunFiles(pl.Callback):
+    """At the end of every epoch: a row of metrics.csv, last.safetensors, best.safetensors, and resume.ckpt.
+
+    best is by validation accuracy, the earliest of equals. resume.ckpt holds what exact continuation needs besides:
+    optimiser, schedule, raw and averaged weights, loops.
+    """
+
+    def __init__(self, directory: Path, about: dict[str, Any]):
+        self.directory = directory
+        self.about = about
+        self.best = -1.0
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy so far, so that a resumed run keeps its best checkpoint."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Back to the best accuracy so far."""
+        self.best = state_dict["best"]
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts the clock."""
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Writes everything; each file whole or not at all."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = epoch_row(trainer, metrics, time.monotonic() - self.started)
+        improved = row["val_accuracy"] > self.best
+        self.best = max(self.best, row["val_accuracy"])
+        if trainer.is_global_zero:
+            append_row(self.directory / "metrics.csv", row)
+            about = self.about | {"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]}
+            save_model(pl_module.trained, self.directory / "last.safetensors", **about)
+            if improved:
+                save_model(pl_module.trained, self.directory / "best.safetensors", **about)
+        resume = self.directory / "resume.ckpt"
+        if trainer.is_global_zero:
+            write_atomically(resume, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(resume)  # writes nothing, but takes part
+
+
+def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+    """The epoch that ended, as a row of metrics.csv; epochs count from 1."""
+    return {
+        "epoch": trainer.current_epoch + 1,
+        "step": trainer.global_step,
+        "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        "loss": metrics["loss_epoch"],
+        "val_loss": metrics["val_loss"],
+        "val_accuracy": metrics["val_accuracy"],
+        "seconds": round(seconds, 3),
+    }
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Adds the row to the table at `path`, whose later epochs (of a run that went on and was resumed) it replaces."""
+    rows = [old for old in read_rows(path) if int(old["epoch"]) < row["epoch"]]
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="") as file:
+            table = csv.DictWriter(file, FIELDS)
+            table.writeheader()
+            table.writerows([*rows, row])
+
+    write_atomically(path, write)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv; none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Progress(pl.Callback):
+    """A live bar over the whole run with loss and validation accuracy, and a line for every few epochs behind it."""
+
+    def __init__(self, console: Any = None):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.console = console or Console()
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("of about"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        ]
+        self.bar = Progress(*columns, console=self.console, refresh_per_second=4)
+        self.task: Any = None
+        self.status = ""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """The bar spans all steps, those of the run before it was resumed included."""
+        if trainer.is_global_zero:
+            self.bar.start()
+            total = trainer.estimated_stepping_batches
+            self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, status="")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """One step further."""
+        if self.task is not None:
+            status = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self.status}"
+            self.bar.update(self.task, completed=trainer.global_step, status=status)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """The newest figures; about ten lines in all stay on the screen."""
+        m = trainer.callback_metrics
+        self.status = f"  loss {m['loss_epoch']:.3f}  validation {m['val_accuracy']:.2%}"
+        epoch = trainer.current_epoch + 1
+        if self.task is None:
+            return
+        self.bar.update(self.task, status=f"epoch {epoch}/{trainer.max_epochs}{self.status}")
+        if epoch % max(1, trainer.max_epochs // 10) == 0 or epoch == trainer.max_epochs:
+            self.console.print(f"epoch {epoch:>3}{self.status}", highlight=False)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leaves the terminal as it was, however the run ended."""
+        self.bar.stop()
+
+

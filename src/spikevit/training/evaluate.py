@@ -1,0 +1,54 @@
+"""How often a model is right: one pass over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from spikevit.data import Batches, DataInfo, make_loader, normalise
+from spikevit.models import SpikingModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """right of total images."""
+
+    right: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified right, 0 to 1."""
+        return self.right / self.total
+
+
+@torch.no_grad()
+def evaluate(
+    model: SpikingModel,
+    dataset: Dataset,
+    info: DataInfo,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Score:
+    """Runs the model in evaluation mode over every image once, in order; the mode is put back afterwards.
+
+    progress is called with the batches done and their number.
+    """
+    loader = make_loader(dataset, Batches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False), workers)  # type: ignore[arg-type]
+    was_training = model.training
+    model.eval()
+    right = total = 0
+    try:
+        for i, (images, labels) in enumerate(loader):
+            x = normalise(images.to(model.device), info).to(next(model.parameters()).dtype)
+            right += int((model(x).argmax(-1).cpu() == labels).sum())
+            total += len(labels)
+            progress(i + 1, len(loader))
+    finally:
+        model.train(was_training)
+    return Score(right, total)

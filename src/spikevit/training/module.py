@@ -1,0 +1,133 @@
+"""The Lightning module: what one step of training and of validation is, for any recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from spikevit.data import Augment, Batches, Data, make_loader, normalise
+from spikevit.models import SpikingModel
+from spikevit.training.backend import pl
+from spikevit.training.recipe import Recipe, ScheduleRecipe
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the weights were not updated with it."""
+
+
+class Classifier(pl.LightningModule):
+    """Trains a model on a data set as its recipe says.
+
+    Randomness of a step (augmentation) is a function of (seed, epoch, number of the batch), and so is the order of
+    the images: a run that resumes at an epoch, or that is spread over processes, sees what one whole run sees.
+    """
+
+    def __init__(self, recipe: Recipe, model: SpikingModel, data: Data):
+        super().__init__()
+        self.recipe = recipe
+        self.model = model
+        self.data = data
+        self.augment = Augment(recipe.augmentation, data.info)
+        self.average: AveragedModel | None = None
+        if (decay := recipe.regularisation.ema_decay) is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            self.average.requires_grad_(False)
+
+    @property
+    def trained(self) -> SpikingModel:
+        """The model that is validated, saved and tested: the averaged one where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
+        images, targets = self.augment(*batch, epoch=self.current_epoch)
+        logits = self.model(images.to(self.dtype))
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.regularisation.label_smoothing)
+        if not torch.isfinite(loss):
+            raise NonFiniteLoss(f"the loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}")
+        self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Moves the average, once per step of the optimiser."""
+        if self.average is not None and int(self.average.n_averaged) < self.global_step:
+            self.average.update_parameters(self.model)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and accuracy of the trained model."""
+        images, labels = batch
+        logits = self.trained(normalise(images, self.data.info).to(self.dtype))
+        right = (logits.argmax(-1) == labels).float().mean()
+        metrics = {"val_loss": F.cross_entropy(logits, labels), "val_accuracy": right}
+        self.log_dict(metrics, batch_size=len(images), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
+        o = self.recipe.optimizer
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": o.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        steps = self.trainer.estimated_stepping_batches / self.recipe.schedule.epochs
+        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / steps, o.lr, self.recipe.schedule) / o.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """The order of the images is that of this epoch."""
+        self._batches.set_epoch(self.current_epoch)
+
+    def train_dataloader(self) -> DataLoader:
+        """Whole batches in the order of the epoch that the loop is at."""
+        r, rank = self.recipe, self.trainer.global_rank
+        train = self.data.split("train")
+        self._batches = Batches(
+            len(train),
+            r.data.batch_size,
+            seed=r.trainer.seed,
+            shuffle=True,
+            drop_last=True,
+            rank=rank,
+            world_size=self.trainer.world_size,
+        )
+        # The loop reads ahead before on_train_epoch_start, in a resumed run at another epoch than 0.
+        self._batches.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return make_loader(train, self._batches, r.data.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation image once."""
+        val = self.data.split("val")
+        batches = Batches(
+            len(val),
+            self.recipe.data.batch_size,
+            seed=0,
+            shuffle=False,
+            drop_last=False,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return make_loader(val, batches, self.recipe.data.workers)
+
+
+def lr_at(epoch: float, lr: float, schedule: ScheduleRecipe) -> float:
+    """The learning rate after `epoch` epochs: linear warm-up, half a cosine, cool-down.
+
+    A cosine over the whole run, entered after the warm-up (as timm's scheduler has it).
+    """
+    s = schedule
+    end = s.epochs - s.cooldown_epochs
+    if epoch < s.warmup_epochs:
+        return s.warmup_lr + (lr - s.warmup_lr) * epoch / s.warmup_epochs
+    if epoch >= end:
+        return s.min_lr
+    return s.min_lr + (lr - s.min_lr) * (1 + math.cos(math.pi * epoch / end)) / 2

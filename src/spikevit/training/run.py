@@ -1,0 +1,161 @@
+"""A training run: from a recipe to a directory with checkpoints, metrics and the test accuracy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikevit import __version__
+from spikevit.data import Data, load_data
+from spikevit.models import SpikingModel, create_model
+from spikevit.models.checkpoint import load_model, read_about, write_atomically
+from spikevit.training.backend import pl
+from spikevit.training.callbacks import Progress, RunFiles
+from spikevit.training.evaluate import evaluate
+from spikevit.training.module import Classifier, NonFiniteLoss
+from spikevit.training.recipe import Recipe, load_recipe
+
+
+class Interrupted(Exception):
+    """The run was stopped from outside; its directory says where it was."""
+
+
+def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
+    """Model, with weights drawn from the recipe's seed, and data of a recipe, made to fit each other."""
+    d, m = recipe.data, recipe.model
+    data = load_data(
+        d.name,
+        root=d.root,
+        image_size=d.image_size,
+        channels=d.channels,
+        val_fraction=d.val_fraction,
+        on_corrupt=d.on_corrupt,
+    )
+    fits = {"num_classes": data.info.num_classes, "in_channels": data.info.channels, "image_size": data.info.image_size}
+    clash = fits.keys() & m.config.keys()
+    if clash:
+        raise ValueError(f"model.config sets {sorted(clash)}, which the data set decides: change `data` instead")
+    torch.manual_seed(recipe.trainer.seed)
+    return create_model(m.name, time_steps=m.time_steps, **fits, **m.config), data
+
+
+def new_run(recipe: Recipe, directory: str | Path) -> Path:
+    """Makes the directory of a new run and writes the whole recipe there; refuses one that is in use."""
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} is not empty; take another directory, or go on with: spikevit train --resume {directory}")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "recipe.yaml", lambda path: path.write_text(recipe.to_yaml()))
+    return directory
+
+
+def train(directory: str | Path, *, progress: bool = True) -> dict[str, Any]:
+    """Trains, or goes on training, the run in `directory` (made by `new_run`), and tests its best checkpoint.
+
+    Returns:
+        What is then in results.json: test accuracy, right and total, best epoch, parameters, seconds, versions.
+
+    Raises:
+        Interrupted: Ctrl-C or a signal; `train(directory)` goes on from the last whole epoch.
+        NonFiniteLoss: with the step and the last good checkpoint.
+    """
+    directory = Path(directory)
+    if not (directory / "recipe.yaml").is_file():
+        raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
+    recipe = load_recipe(directory / "recipe.yaml")
+    started = time.monotonic()
+    model, data = build(recipe)
+    about = {"data": data.info.to_dict() | {"source": vars(recipe.data)}, "recipe": recipe.to_yaml()}
+    module = Classifier(recipe, model, data)
+    resume = directory / "resume.ckpt"
+    _fit(make_trainer(recipe, directory, about, progress), module, resume if resume.exists() else None, directory)
+    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
+        return {}
+    results = {**test(directory / "best.safetensors", data), "parameters": sum(p.numel() for p in model.parameters())}
+    results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
+    write_atomically(directory / "results.json", lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+    return results
+
+
+def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], progress: bool) -> Any:
+    """Lightning's trainer as the recipe wants it; data order and checkpoints are ours."""
+    t = recipe.trainer
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
+    return pl.Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        num_nodes=t.nodes,
+        strategy=t.strategy,
+        precision=t.precision,  # type: ignore[arg-type]
+        max_epochs=recipe.schedule.epochs,
+        accumulate_grad_batches=t.accumulate,
+        gradient_clip_val=t.clip_norm,
+        deterministic=t.deterministic,
+        sync_batchnorm=t.sync_bn,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        logger=pl.loggers.TensorBoardLogger(directory, name=None, version="tensorboard"),
+        callbacks=[RunFiles(directory, about), *([Progress()] if progress else [])],
+    )
+
+
+def _fit(trainer: Any, module: Classifier, resume: Path | None, directory: Path) -> None:
+    try:
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    except NonFiniteLoss as error:
+        last = directory / "last.safetensors"
+        good = f"the last good checkpoint is {last}" if last.exists() else "no epoch had ended, there is no checkpoint"
+        raise NonFiniteLoss(f"{error}; {good}") from None
+    except SystemExit:  # Lightning's end of a run that was interrupted
+        raise Interrupted(f"stopped; go on with: spikevit train --resume {directory}") from None
+
+
+def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
+    """Accuracy of a checkpoint on its data set's test images (validation images where it has none)."""
+    about = read_about(checkpoint)
+    data = data or load_data_of(about)
+    split = "test" if data.test is not None else "val"
+    score = evaluate(load_model(checkpoint), data.split(split), data.info)
+    return {
+        "accuracy": score.accuracy,
+        "right": score.right,
+        "total": score.total,
+        "split": split,
+        "best_epoch": about.get("epoch"),
+        "val_accuracy": about.get("val_accuracy"),
+    }
+
+
+def load_data_of(about: dict[str, Any], **changes: Any) -> Data:
+    """The data set a checkpoint was trained on, with changes such as root="/elsewhere"."""
+    source = {k: v for k, v in about["data"]["source"].items() if k not in ("batch_size", "workers")}
+    source |= {key: value for key, value in changes.items() if value is not None}
+    return load_data(source.pop("name"), **source)
+
+
+def versions() -> dict[str, str]:
+    """Of everything a figure may depend on."""
+    return {
+        "spikevit": __version__,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    }
+
+
+__all__ = ["Interrupted", "NonFiniteLoss", "build", "load_data_of", "new_run", "test", "train", "versions"]
