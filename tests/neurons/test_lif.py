@@ -95,9 +95,13 @@ def test_golden(golden_dir, variant, backend):
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 10**6),
 )
-def test_fused_equals_plain(steps, leak, decay_input, threshold, reset, detach_reset, surrogate, start, learn, dtype, seed):
+def test_fused_equals_plain(
+    steps, leak, decay_input, threshold, reset, detach_reset, surrogate, start, learn, dtype, seed
+):
     torch.manual_seed(seed)
-    options = dict(decay_input=decay_input, threshold=threshold, reset=reset, detach_reset=detach_reset, surrogate=surrogate)
+    options = dict(
+        decay_input=decay_input, threshold=threshold, reset=reset, detach_reset=detach_reset, surrogate=surrogate
+    )
     x, grad = torch.randn(2, steps, 3, 4, dtype=dtype) * 2
     v0, grad_v = torch.randn(2, 3, 4, dtype=dtype)
     results = []
@@ -137,7 +141,9 @@ def test_surrogate_is_the_derivative_of_its_primitive(surrogate):
     torch.testing.assert_close(step, torch.tensor([0.0, 1.0]), rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("neuron", [LIF(), LIF(reset="soft"), IF(), ParametricLIF(), LIF(tau=3.0, decay_input=False)], ids=repr)
+@pytest.mark.parametrize(
+    "neuron", [LIF(), LIF(reset="soft"), IF(), ParametricLIF(), LIF(tau=3.0, decay_input=False)], ids=repr
+)
 def test_steps_equal_sequence(neuron):
     x = torch.randn(5, 2, 7) * 2
     whole, end = neuron.run(x)

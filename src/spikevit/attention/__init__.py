@@ -3,4 +3,4 @@
 from spikevit.attention.qk import QKChannelAttention, QKTokenAttention
 from spikevit.attention.ssa import SSA, check_heads, spike_attention
 
-__all__ = ["QKChannelAttention", "QKTokenAttention", "SSA", "check_heads", "spike_attention"]
+__all__ = ["SSA", "QKChannelAttention", "QKTokenAttention", "check_heads", "spike_attention"]

@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     recipe = load_recipe("digits", args.changes)
     directory = new_run(recipe, args.out or free_directory("demo"))
-    console.print(f"Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n")
+    console.print(
+        f"Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n"
+    )
     results = train(directory)
 
     model = load_model(directory / "best.safetensors")

@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if module:
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(args, "changes") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value behind an option, where argparse does not look for it
+        args.changes += rest
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
@@ -54,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error speaks to the user; SPIKEVIT_TRACEBACK=1 shows where it came from all the same."""
-    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in ("Interrupted", "NonFiniteLoss")
+    return isinstance(error, (ValueError, OSError, ImportError)) or type(error).__name__ in (
+        "Interrupted",
+        "NonFiniteLoss",
+    )
 
 
 if __name__ == "__main__":

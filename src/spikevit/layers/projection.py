@@ -100,7 +100,14 @@ class SpikingConv(ConvBN):
     """
 
     def __init__(
-        self, dim_in: int, dim_out: int, *, kernel: int = 3, stride: int = 1, pool: str | None = None, neuron: NeuronConfig
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        pool: str | None = None,
+        neuron: NeuronConfig,
     ):
         super().__init__(dim_in, dim_out, kernel=kernel, stride=stride)
         self.pool = pool

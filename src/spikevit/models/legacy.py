@@ -104,7 +104,9 @@ def load_original(
         tensors = [given.pop(part) for part in parts]
         if tensor.dim() and sum(t.numel() for t in tensors) != tensor.numel():
             shapes = {part: tuple(t.shape) for part, t in zip(parts, tensors, strict=True)}
-            raise ValueError(f"state_dict does not fit config={dict(config)}: {shapes} should fill {tuple(tensor.shape)}")
+            raise ValueError(
+                f"state_dict does not fit config={dict(config)}: {shapes} should fill {tuple(tensor.shape)}"
+            )
         loaded[name] = torch.cat([t.reshape(-1, *tensor.shape[1:]) for t in tensors]) if tensor.dim() else tensors[0]
     unexpected = [name for name in given if not re.fullmatch(unused, name)]
     if missing or unexpected:
@@ -254,7 +256,9 @@ def _with_quirks(config, quirks: dict[str, Any]):
         return replace(config, **quirks)
     except TypeError:
         bad = next(name for name in quirks if not hasattr(config, name))
-        raise unknown(f"quirk of {type(config).__name__}", bad, [n for n in vars(config) if n.startswith("legacy")]) from None
+        raise unknown(
+            f"quirk of {type(config).__name__}", bad, [n for n in vars(config) if n.startswith("legacy")]
+        ) from None
 
 
 # source -> how to make the model, and the originals' parameters that nothing uses

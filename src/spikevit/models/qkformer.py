@@ -75,7 +75,11 @@ class QKFormer(SpikingModel):
         self.patch_embed = nn.ModuleList(self._embed(config, widths))
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(width, self._mixer(config, mixer, width), SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron))
+                Block(
+                    width,
+                    self._mixer(config, mixer, width),
+                    SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron),
+                )
                 for _ in range(depth)
             )
             for width, depth, mixer in zip(widths, config.depths, config.mixers, strict=True)
@@ -109,9 +113,7 @@ class QKFormer(SpikingModel):
         return self.head(x.mean((2, 3)))
 
 
-_CIFAR = QKFormerConfig(
-    num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar"
-)
+_CIFAR = QKFormerConfig(num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar")
 register("qkformer_4_384", QKFormer, _CIFAR)
 register("qkformer_tiny", QKFormer, _CIFAR, embed_dim=64, depths=(1, 1, 1), num_heads=4)
 for _dim, _heads in ((384, 6), (512, 8), (768, 12)):

@@ -40,7 +40,8 @@ class PatchSplitting(nn.Module):
         super().__init__()
         widths = [in_channels, dim // 8, dim // 4, dim // 2, dim]
         self.proj = nn.ModuleList(
-            SpikingConv(widths[i], widths[i + 1], pool="spikes" if i in pools else None, neuron=neuron) for i in range(4)
+            SpikingConv(widths[i], widths[i + 1], pool="spikes" if i in pools else None, neuron=neuron)
+            for i in range(4)
         )
         self.rpe = SpikingConv(dim, dim, neuron=neuron)
 
@@ -92,7 +93,14 @@ class Spikformer(SpikingModel):
 
 def _cifar(depth: int, dim: int, heads: int, **config) -> SpikformerConfig:
     return SpikformerConfig(
-        num_classes=10, image_size=(32, 32), embed_dim=dim, depth=depth, num_heads=heads, pools=(2, 3), qkv_bias=True, **config
+        num_classes=10,
+        image_size=(32, 32),
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        pools=(2, 3),
+        qkv_bias=True,
+        **config,
     )
 
 
@@ -103,4 +111,6 @@ register("spikformer_2_384", Spikformer, _cifar(2, 384, 12))
 register("spikformer_4_384", Spikformer, _cifar(4, 384, 12))
 register("spikformer_tiny", Spikformer, _cifar(2, 64, 4))
 for _depth, _dim, _heads in ((8, 384, 6), (6, 512, 8), (8, 512, 8), (10, 512, 8), (8, 768, 12)):
-    register(f"spikformer_{_depth}_{_dim}", Spikformer, SpikformerConfig(embed_dim=_dim, depth=_depth, num_heads=_heads))
+    register(
+        f"spikformer_{_depth}_{_dim}", Spikformer, SpikformerConfig(embed_dim=_dim, depth=_depth, num_heads=_heads)
+    )

@@ -6,11 +6,11 @@ from spikevit.neurons.state import State, Stream
 from spikevit.neurons.surrogate import ATan, Dspike, Rectangle, Sigmoid, Surrogate, Triangle, make_surrogate
 
 __all__ = [
-    "ATan",
     "BACKENDS",
-    "Dspike",
     "IF",
     "LIF",
+    "ATan",
+    "Dspike",
     "Neuron",
     "NeuronConfig",
     "ParametricLIF",

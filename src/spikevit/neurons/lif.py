@@ -237,7 +237,9 @@ class Neuron(nn.Module):
         return spikes[0], v
 
     def extra_repr(self) -> str:
-        return f"threshold={self.threshold}, reset={self.reset}, detach_reset={self.detach_reset}, backend={self.backend}"
+        return (
+            f"threshold={self.threshold}, reset={self.reset}, detach_reset={self.detach_reset}, backend={self.backend}"
+        )
 
 
 class LIF(Neuron):

@@ -42,7 +42,9 @@ class Stream:
         if self.before is None:
             return None
         if len(self.after) >= len(self.before):
-            raise ValueError(f"state holds {len(self.before)} membranes, the model has more neurons: another model's state?")
+            raise ValueError(
+                f"state holds {len(self.before)} membranes, the model has more neurons: another model's state?"
+            )
         return self.before[len(self.after)]
 
     def write(self, v: Tensor) -> None:

@@ -16,7 +16,13 @@ SHOWN = 48  # neurons of a layer in the raster
 
 
 def draw(
-    path: Path, model: SpikingModel, x: Tensor, images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]
+    path: Path,
+    model: SpikingModel,
+    x: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    classes: Sequence[str],
 ) -> Path:
     """Writes a PNG: 18 test images with predictions (wrong ones first), and the raster of the first of them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,10 +44,15 @@ def draw(
         axis.axis("off")
 
     spikes = record_spikes(model, x[chosen[:1]])
-    middle.suptitle(f"Spikes of the first image, a “{classes[labels[chosen[0]]]}”, over {model.config.time_steps} steps", fontsize=11)
+    middle.suptitle(
+        f"Spikes of the first image, a “{classes[labels[chosen[0]]]}”, over {model.config.time_steps} steps",
+        fontsize=11,
+    )
     raster, bars = middle.subplots(1, 2, width_ratios=[3, 1], sharey=True)
     columns = torch.cat([_sample(s) for s in spikes.values()]).numpy()  # (layers · SHOWN, T)
-    raster.imshow(columns, aspect="auto", cmap="Greys", interpolation="none", vmin=0, vmax=1, extent=_extent(columns, len(spikes)))
+    raster.imshow(
+        columns, aspect="auto", cmap="Greys", interpolation="none", vmin=0, vmax=1, extent=_extent(columns, len(spikes))
+    )
     raster.set_xticks(range(1, columns.shape[1] + 1))
     raster.set_xlabel(f"time step ({SHOWN} neurons a layer)")
     raster.set_yticks([i + 0.5 for i in range(len(spikes))], spikes, fontsize=8)

@@ -32,7 +32,10 @@ def summary(
         ("parameters", f"{results['parameters']:,}"),
         ("mean firing rate", f"{sum(rates.values()) / len(rates):.1%} per neuron and step"),
         ("dense operations", f"{macs / 1e6:.2f} M multiply-accumulates an image"),
-        ("synaptic operations", f"{energy.sops / 1e6:.2f} M additions, and {energy.macs / 1e6:.2f} M MAC of the first convolution"),
+        (
+            "synaptic operations",
+            f"{energy.sops / 1e6:.2f} M additions, and {energy.macs / 1e6:.2f} M MAC of the first convolution",
+        ),
         ("energy", f"{energy.mj * 1e3:.2f} µJ an image; one dense pass of the same network: {ann * 1e3:.2f} µJ"),
     ):
         facts.add_row(name, value)
@@ -40,5 +43,7 @@ def summary(
     layers.add_column("")
     for name, rate in rates.items():
         layers.add_row(name, f"{rate:.1%}", "█" * round(rate * 40))
-    note = f"Energy: model, not measurement. Convention of the papers, 45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an addition."
+    note = (
+        f"Energy: model, not measurement. Convention of the papers, 45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an addition."
+    )
     return Group(Text(), layers, facts, Text(note, style="dim"))

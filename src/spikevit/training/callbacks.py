@@ -138,5 +138,3 @@ class Progress(pl.Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves the terminal as it was, however the run ended."""
         self.bar.stop()
-
-

@@ -79,7 +79,8 @@ class Classifier(pl.LightningModule):
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
-        steps = self.trainer.estimated_stepping_batches / self.recipe.schedule.epochs
+        # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
+        steps = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
         scheduler = LambdaLR(optimizer, lambda step: lr_at(step / steps, o.lr, self.recipe.schedule) / o.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -89,20 +90,20 @@ class Classifier(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """Whole batches in the order of the epoch that the loop is at."""
-        r, rank = self.recipe, self.trainer.global_rank
-        train = self.data.split("train")
-        self._batches = Batches(
-            len(train),
-            r.data.batch_size,
-            seed=r.trainer.seed,
+        self._batches = self._train_batches()
+        self._batches.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # workers read ahead at once
+        return make_loader(self.data.split("train"), self._batches, self.recipe.data.workers)
+
+    def _train_batches(self) -> Batches:
+        return Batches(
+            len(self.data.split("train")),
+            self.recipe.data.batch_size,
+            seed=self.recipe.trainer.seed,
             shuffle=True,
             drop_last=True,
-            rank=rank,
+            rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        # The loop reads ahead before on_train_epoch_start, in a resumed run at another epoch than 0.
-        self._batches.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        return make_loader(train, self._batches, r.data.workers)
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image once."""

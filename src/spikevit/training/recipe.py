@@ -1,6 +1,6 @@
 """A recipe: everything that decides what a training run does, typed, as YAML.
 
-    spikevit train digits schedule.epochs=10 model.config.depth=1
+spikevit train digits schedule.epochs=10 model.config.depth=1
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ class Recipe:
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("spikevit.recipes").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in resources.files("spikevit.recipes").iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -167,7 +169,9 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"{change!r} is not a change to the recipe; it would read key=value, as optimizer.lr=0.002")
+            raise ValueError(
+                f"{change!r} is not a change to the recipe; it would read key=value, as optimizer.lr=0.002"
+            )
         _set(plain, key.split("."), yaml.safe_load(value), whole=key)
     _check_keys(plain, Recipe)
     parser = ArgumentParser(exit_on_error=False)
@@ -191,7 +195,9 @@ def _check_keys(plain: Any, kind: Any, where: str = "") -> None:
     if not is_dataclass(kind):
         return
     if not isinstance(plain, dict):
-        raise ValueError(f"recipe: {where or 'it'} must be a mapping of {[f.name for f in fields(kind)]}; got {plain!r}")
+        raise ValueError(
+            f"recipe: {where or 'it'} must be a mapping of {[f.name for f in fields(kind)]}; got {plain!r}"
+        )
     hints = get_type_hints(kind)
     for key, value in plain.items():
         if key not in hints:

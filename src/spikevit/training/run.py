@@ -51,7 +51,9 @@ def new_run(recipe: Recipe, directory: str | Path) -> Path:
     """Makes the directory of a new run and writes the whole recipe there; refuses one that is in use."""
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty; take another directory, or go on with: spikevit train --resume {directory}")
+        raise ValueError(
+            f"{directory} is not empty; take another directory, or go on with: spikevit train --resume {directory}"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "recipe.yaml", lambda path: path.write_text(recipe.to_yaml()))
     return directory

@@ -1,0 +1,89 @@
+"""Which images make which batch: a pure function of seed and epoch, the same for one process and for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of indices out of 0 … n-1, in an order that depends on (seed, epoch) alone.
+
+    The list of all batches is cut first; process `rank` of `world_size` takes its numbers rank, rank + world_size,
+    … So all processes together see what one process sees that accumulates gradients over world_size batches.
+    drop_last (training): only full batches, and as many for each process. Otherwise (evaluation) every index
+    comes exactly once, and a process may have a batch less than another.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool, rank: int = 0, world_size: int = 1
+    ):
+        for name, value in {"n": n, "batch_size": batch_size, "world_size": world_size}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}; it must be between 0 and 2**32 - 1")
+        if not 0 <= rank < world_size:
+            raise ValueError(
+                f"rank is {rank}; it must be between 0 and {world_size - 1}, world_size being {world_size}"
+            )
+        if drop_last and n < batch_size * world_size:
+            raise ValueError(
+                f"n is {n}, but batch_size {batch_size} × world_size {world_size} needs {batch_size * world_size} "
+                "images for one batch each; take a smaller batch_size, or drop_last=False"
+            )
+        self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        full = n // batch_size
+        self.total = full - full % world_size if drop_last else -(-n // batch_size)  # over all processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """From the next pass on, the order of this epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.total, self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.n)
+        if self.shuffle:
+            order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n)  # NumPy keeps it for ever
+        for batch in range(self.rank, self.total, self.world_size):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+
+def collate(batch: Any) -> tuple[Tensor, Tensor]:
+    """Items (uint8 (C, H, W), int) as one batch, images (B, C, H, W) and labels (B,); None is left out.
+
+    A batch that ImageSet has made already passes through.
+    """
+    if isinstance(batch, tuple):
+        return batch
+    kept = [item for item in batch if item is not None]
+    if not kept:
+        raise RuntimeError(f"all {len(batch)} images of a batch are corrupted; the warnings name them")
+    images, labels = default_collate(kept)
+    return images, labels
+
+
+def make_loader(dataset: Dataset, batches: Batches, workers: int = 0) -> DataLoader:
+    """A DataLoader of (uint8 images (B, C, H, W), int64 labels (B,)); it draws nothing from torch's generator."""
+    size = len(cast(Sized, dataset))
+    if batches.n != size:
+        raise ValueError(f"batches are made for n = {batches.n} images; the data set has {size}")
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; it must be 0 (none) or more")
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: otherwise each pass takes a number from the global one
+    )

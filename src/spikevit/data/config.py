@@ -1,0 +1,51 @@
+"""Augmentation as data: what a recipe says of it. Imports neither torch nor kornia."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass
+class AugmentConfig:
+    """What is done to the images of a training batch; nothing by default.
+
+    crop_padding: pixels of zeros put around an image before a random crop back to its size.
+    flip: mirror half of the images left to right.
+    rand_augment: "m9-n1" is one operation an image at magnitude 9 of 10 (see data/rand_augment.py).
+    erasing: probability that a rectangle of an image is set to 0, the mean, behind normalisation.
+    mixup, cutmix: alpha of the Beta(alpha, alpha) they draw from; 0 is off; with both, a batch gets one of them.
+    mix_off_epoch: mixup and cutmix are off from this epoch on, counted from 0.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    rand_augment: str | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_off_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "mix_off_epoch"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, 0 or more")
+        if self.rand_augment is not None:
+            parse_policy(self.rand_augment)
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing is {self.erasing!r}; it is a probability, between 0 and 1")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; its alpha must be 0 (off) or more")
+
+
+def parse_policy(policy: str) -> tuple[float, int]:
+    """Magnitude and number of operations of a RandAugment policy: "m9-n1" is (9.0, 1)."""
+    found = re.fullmatch(r"m(\d+(?:\.\d+)?)-n(\d+)", str(policy))
+    if not found or not 0 < float(found[1]) <= 10 or int(found[2]) < 1:
+        raise ValueError(
+            f"rand_augment is {policy!r}; it must be 'm<magnitude>-n<operations>' with a magnitude above 0 and "
+            "at most 10 and one operation or more, such as 'm9-n1'"
+        )
+    return float(found[1]), int(found[2])

@@ -1,0 +1,127 @@
+"""What a data set is: its description (DataInfo), its images in memory (ImageSet), its three parts (Data).
+
+Images are uint8 (C, H, W), labels whole numbers; scaling and normalising are left to data/augment.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spikevit.errors import unknown
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model must know of its data: class names, channels, image_size (H, W), mean and std per channel.
+
+    Mean and std are those of pixel values in [0, 1].
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "image_size", "mean", "std"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) != self.channels:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}; it needs a number for each of {self.channels} channels"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the width of a model's output."""
+        return len(self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers: json.dumps takes it, from_dict reads it back."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataInfo:
+        """The inverse of to_dict; a ValueError names a key that is missing or unknown."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise unknown("key of a data description", key, known)
+        if missing := [key for key in known if key not in values]:
+            raise ValueError(f"the data description lacks {', '.join(missing)}")
+        return cls(**values)
+
+
+class ImageSet(Dataset):
+    """Images in memory: uint8 (N, C, H, W), with labels int64 (N,). An item is (uint8 (C, H, W), int)."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; they must be uint8 (N, C, H, W)")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}; they must be int64 ({len(images)},)")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch at once, which a DataLoader asks for: uint8 (B, C, H, W), int64 (B,)."""
+        index = torch.as_tensor(indices)
+        return self.images[index], self.labels[index]
+
+    def part(self, indices: np.ndarray) -> ImageSet:
+        """The images of these indices (n,), in their order."""
+        index = torch.from_numpy(indices)
+        return ImageSet(self.images[index], self.labels[index])
+
+
+@dataclass
+class Data:
+    """A data set: its description and its parts. The best epoch is chosen on val, which is no part of test."""
+
+    info: DataInfo
+    train: Dataset
+    val: Dataset
+    test: Dataset | None = None
+
+    def split(self, name: str) -> Dataset:
+        """The part called "train", "val" or "test"; a ValueError where there is none, or no image in it."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        if name not in parts:
+            raise unknown("split", name, parts)
+        sizes = {key: len(cast(Sized, part)) for key, part in parts.items() if part is not None}
+        if not sizes.get(name):
+            have = ", ".join(f"{key} ({size} images)" for key, size in sizes.items() if size)
+            raise ValueError(f"{self.info.name!r} has no images in its {name!r} split; it has {have or 'none'}")
+        return cast(Dataset, parts[name])
+
+
+def stratified(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices (rest, taken): ⌈fraction · n⌉ of the n labels are taken, of each class in proportion.
+
+    Depends on labels, fraction and seed alone (NumPy's frozen RandomState stream). One of each class stays in rest.
+    """
+    labels = np.asarray(labels)
+    order = np.random.RandomState(seed).permutation(len(labels))
+    place = np.empty(len(labels))  # of each item among its shuffled class, from above 0 to 1
+    names = np.unique(labels)
+    for name in names:
+        members = order[labels[order] == name]
+        place[members] = np.arange(1, len(members) + 1) / len(members)
+    count = min(math.ceil(round(fraction * len(labels), 6)), len(labels) - len(names))
+    by_place = order[np.argsort(place[order], kind="stable")]
+    return np.sort(by_place[count:]), np.sort(by_place[:count])

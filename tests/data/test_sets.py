@@ -1,0 +1,99 @@
+"""The description of a data set, images in memory, splits, and names."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spikevit.data import Data, DataInfo, ImageSet, load_data
+from spikevit.data.sets import stratified
+
+INFO = DataInfo("toy", ("cat", "dog"), 3, (4, 4), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+
+
+def image_set(n):
+    return ImageSet(torch.arange(n * 48).view(n, 3, 4, 4).to(torch.uint8), torch.arange(n) % 2)
+
+
+def test_info_survives_json():
+    again = DataInfo.from_dict(json.loads(json.dumps(INFO.to_dict())))
+    assert again == INFO and again.num_classes == 2 and isinstance(again.mean, tuple)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [({"men": 1}, "men.*did you mean mean"), ({"mean": None}, "lacks mean"), ({"mean": [0.5]}, r"mean is \(0.5,\)")],
+)
+def test_info_refuses(change, message):
+    values = {**INFO.to_dict(), **change}
+    with pytest.raises(ValueError, match=message):
+        DataInfo.from_dict({key: value for key, value in values.items() if value is not None})
+
+
+def test_images_one_by_one_and_in_batches():
+    images = image_set(5)
+    image, label = images[3]
+    batch, labels = images.__getitems__([3, 0])
+    assert image.dtype == torch.uint8 and type(label) is int and len(images) == 5
+    assert torch.equal(batch[0], image) and labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), "images are torch.float32"),
+        (torch.zeros(2, 3, 4, 4).byte(), torch.zeros(3).long(), r"labels are torch.int64 \(3,\).*\(2,\)"),
+    ],
+)
+def test_images_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        ImageSet(images, labels)
+
+
+def test_split():
+    data = Data(INFO, image_set(4), image_set(0))
+    assert data.split("train") is data.train
+    with pytest.raises(ValueError, match="no images in its 'val' split; it has train \\(4 images\\)"):
+        data.split("val")
+    with pytest.raises(ValueError, match="no images in its 'test' split"):
+        data.split("test")
+    with pytest.raises(ValueError, match="did you mean train"):
+        data.split("tran")
+
+
+def test_stratified_takes_of_each_class_in_proportion():
+    labels = np.repeat([0, 1, 2], [100, 50, 10])
+    rest, taken = stratified(labels, 0.1, seed=1)
+    assert np.bincount(labels[taken]).tolist() == [10, 5, 1]
+    assert sorted([*rest, *taken]) == list(range(160))
+    assert not np.array_equal(taken, stratified(labels, 0.1, seed=2)[1])
+    assert len(stratified(labels, 0.0, seed=1)[1]) == 0
+
+
+def test_stratified_leaves_one_of_each_class():
+    rest, _ = stratified([0, 1, 1, 2], 0.9, seed=0)
+    assert len(rest) == 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "cifar1"}, "unknown data set 'cifar1'; did you mean cifar10"),
+        ({"on_corrupt": "skp"}, "did you mean skip"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
+        ({"channels": 0}, "channels is 0"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"image_size": (8, 8, 3)}, "image_size is"),
+        ({"root": "somewhere"}, "root is 'somewhere'; digits come with"),
+    ],
+)
+def test_load_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(**{"name": "digits", **options})
+
+
+def test_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"sklearn cannot be imported.*spikevit\[train\]"):
+        load_data("digits")
