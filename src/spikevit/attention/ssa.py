@@ -63,7 +63,8 @@ class SSA(nn.Module):
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         tokens = x.flatten(2, -2)
         qkv = self.qkv(tokens, stream).unflatten(-1, (3, self.heads, -1)).transpose(2, 4)  # (T, B, h, 3, N, d)
-        out = spike_attention(*qkv.unbind(3), self.scale).transpose(2, 3).flatten(3)
+        q, k, v = qkv.unbind(3)
+        out = spike_attention(q, k, v, self.scale).transpose(2, 3).flatten(3)
         out = self.attn_lif(out, stream).view(x.shape)
         return self.leaky_proj(out, stream) if self.legacy_batch_leak else self.proj(out, stream)
 

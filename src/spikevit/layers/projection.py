@@ -5,6 +5,8 @@ Tokens are (T, B, ..., C), maps (T, B, H, W, C). Batch statistics run over time,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ def steps_apart(f, x: Tensor) -> Tensor:
     return f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def batch_norm(bn: nn.Module, x: Tensor) -> Tensor:
+def batch_norm(bn: Any, x: Tensor) -> Tensor:
     """Batch norm with the statistics of x (T, B, ..., C) over all axes but the last; updates the running ones.
 
     A constant x is normalised once. Its mean and variance are those of all T steps; the running variance gets the
@@ -43,7 +45,7 @@ def batch_norm(bn: nn.Module, x: Tensor) -> Tensor:
     return y.expand(x.shape)
 
 
-def folded(layer: nn.Linear | nn.Conv2d, bn: nn.Module) -> tuple[Tensor, Tensor]:
+def folded(layer: nn.Linear | nn.Conv2d, bn: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of `layer` followed by `bn` with its running statistics, as one affine map."""
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
     shift = bn.bias - bn.running_mean * scale

@@ -72,6 +72,10 @@ class SpikingModel(nn.Module):
         """Images as maps (T, B, H, W, C): a still image is a view, repeated over time with stride 0."""
         if images.dim() not in (4, 5):
             raise ValueError(f"images must be (B, C, H, W) or (T, B, C, H, W); got shape {tuple(images.shape)}")
+        if not all(images.shape):
+            raise ValueError(
+                f"images are empty: shape {tuple(images.shape)}; at least one step and one image are needed"
+            )
         channels, height, width = images.shape[-3:]
         if channels != self.config.in_channels:
             raise ValueError(

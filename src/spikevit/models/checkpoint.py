@@ -110,7 +110,8 @@ def load_weights(model: SpikingModel, path: str | Path, *, keep_dtype: bool = Tr
         differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         first = [f"{name}: {theirs.get(name, 'none')} there, {ours.get(name, 'none')} here" for name in differ[:3]]
         raise ValueError(
-            f"{path} is of another model, {about['name'] or about['family']}; this one is {model.name or type(model).__name__}. "
+            f"{path} is of another model, {about['name'] or about['family']}; "
+            f"this one is {model.name or type(model).__name__}. "
             f"{len(differ)} tensors differ, such as {'; '.join(first)}"
         )
     model.load_state_dict(tensors, assign=not keep_dtype)

@@ -136,7 +136,7 @@ def _same(name: str) -> Original:
 
 
 def _fill(pattern: str, part: str) -> str:
-    """pattern with % replaced: "a.q_%" and "conv.weight" give "a.q_conv.weight"; "a.proj_%1" gives "a.proj_conv1.weight"."""
+    """ "a.q_%" and "conv.weight" give "a.q_conv.weight"; "a.proj_%1" gives "a.proj_conv1.weight"."""
     kind, _, leaf = part.partition(".")
     return pattern.replace("%", kind) + (f".{leaf}" if leaf else "")
 
@@ -230,8 +230,13 @@ def _common(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _make_spikformer(cifar: bool):
     def make(config: Mapping[str, Any], quirks: dict[str, Any]) -> SpikingModel:
-        pools = {"pools": (2, 3), "qkv_bias": True} if cifar else {"pools": (0, 1, 2, 3), "qkv_bias": False}
-        ours = SpikformerConfig(**_common(config), depth=config["depths"], num_heads=config["num_heads"], **pools)
+        ours = SpikformerConfig(
+            **_common(config),
+            depth=config["depths"],
+            num_heads=config["num_heads"],
+            pools=(2, 3) if cifar else (0, 1, 2, 3),
+            qkv_bias=cifar,
+        )
         return Spikformer(_with_quirks(ours, quirks))
 
     return make

@@ -6,7 +6,9 @@ stages mix tokens by Q-K attention, the last by SSA. Residual streams are sums o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -87,16 +89,16 @@ class QKFormer(SpikingModel):
         self.head = nn.Linear(config.embed_dim, config.num_classes)
 
     @staticmethod
-    def _embed(config: QKFormerConfig, widths: list[int]):
+    def _embed(config: QKFormerConfig, widths: list[int]) -> Iterator[PatchEmbed]:
         """The three patch embeddings; the released CIFAR and ImageNet code pool in different places."""
-        pool, neuron = "membrane", config.neuron
-        first, before, later = widths[0], 1, (None, pool)
-        convs: list[tuple[int, str | None]] = [(first // 2, None), (first, None)]
+        first, neuron = widths[0], config.neuron
+        stem: list[tuple[int, str | None]] = [(first // 2, None), (first, None)]
         if config.stem == "imagenet":
-            convs, later = [(first // 2, pool), (first, pool), (first, None)], (pool, None)
-        yield PatchEmbed(config.in_channels, convs, before=before, neuron=neuron)
-        for dim_in, dim in zip(widths[:-1], widths[1:], strict=True):
-            yield PatchEmbed(dim_in, [(dim, later[0]), (dim, later[1])], neuron=neuron)
+            stem = [(first // 2, "membrane"), (first, "membrane"), (first, None)]
+        yield PatchEmbed(config.in_channels, stem, before=1, neuron=neuron)
+        for dim_in, dim in pairwise(widths):
+            convs: list[tuple[int, str | None]] = [(dim, None), (dim, "membrane")]
+            yield PatchEmbed(dim_in, convs[::-1] if config.stem == "imagenet" else convs, neuron=neuron)
 
     @staticmethod
     def _mixer(config: QKFormerConfig, mixer: str, width: int) -> nn.Module:
@@ -108,7 +110,7 @@ class QKFormer(SpikingModel):
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         for embed, stage in zip(self.patch_embed, self.stages, strict=True):
             x = embed(x, stream)
-            for block in stage:
+            for block in stage:  # type: ignore[attr-defined]
                 x = block(x, stream)
         return self.head(x.mean((2, 3)))
 

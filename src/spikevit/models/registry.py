@@ -82,7 +82,7 @@ def create_model(
 def change_config(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
     """A copy of a config with some fields changed; plain values (lists, mappings of a YAML file) are welcome."""
     known = {f.name for f in fields(config)}
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in changes.items():
         if key not in known:
             raise unknown(f"field of {type(config).__name__}", key, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from spikevit.errors import unknown
 
@@ -29,7 +30,7 @@ class NeuronConfig:
         from spikevit.neurons.lif import IF, LIF, ParametricLIF
         from spikevit.neurons.surrogate import make_surrogate
 
-        options = {
+        options: dict[str, Any] = {
             "reset": self.reset,
             "detach_reset": self.detach_reset,
             "surrogate": make_surrogate(self.surrogate, self.alpha),

@@ -82,6 +82,7 @@ def lif(
         r = s.detach() if detach_reset else s
         v = (1 - r) * h if reset == "hard" else h - threshold * r
         spikes.append(s)
+    assert v is not None, "x has no time steps"
     return torch.stack(spikes), v
 
 
@@ -98,7 +99,7 @@ class _FusedLIF(torch.autograd.Function):
         return spikes, v_end
 
     @staticmethod
-    def backward(ctx, grad_spikes, grad_v):  # type: ignore[override]
+    def backward(ctx, grad_spikes, grad_v):
         leak, decay_input, threshold, reset, detach_reset, surrogate = ctx.constants
         h, spikes, v_start, *learnt = ctx.saved_tensors
         if ctx.learns_leak:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,18 +35,18 @@ def draw(
 
     figure = Figure(figsize=(12, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+    left, middle = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 1.25]))
     left.suptitle(f"{len(labels)} test images, {int((predictions == labels).sum())} right", fontsize=11)
     for axis, i in zip(left.subplots(6, 3).flat, chosen, strict=False):
         axis.imshow(images[i].movedim(0, -1).squeeze(-1), cmap="gray_r")
         good = predictions[i] == labels[i]
-        seen, truth = classes[predictions[i]], classes[labels[i]]
+        seen, truth = classes[int(predictions[i])], classes[int(labels[i])]
         axis.set_title(seen if good else f"{seen}, is {truth}", fontsize=9, color="black" if good else "crimson", pad=2)
         axis.axis("off")
 
     spikes = record_spikes(model, x[chosen[:1]])
     middle.suptitle(
-        f"Spikes of the first image, a “{classes[labels[chosen[0]]]}”, over {model.config.time_steps} steps",
+        f"Spikes of the first image, a “{classes[int(labels[chosen[0]])]}”, over {model.config.time_steps} steps",
         fontsize=11,
     )
     raster, bars = middle.subplots(1, 2, width_ratios=[3, 1], sharey=True)

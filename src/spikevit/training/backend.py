@@ -4,7 +4,7 @@ try:
     import lightning.pytorch as pl
 except ImportError:
     try:
-        import pytorch_lightning as pl  # type: ignore[no-redef]
+        import pytorch_lightning as pl
     except ImportError as error:
         raise ImportError('training needs Lightning: pip install "spikevit[train]"') from error
 

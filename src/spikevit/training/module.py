@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class Classifier(pl.LightningModule):
     @property
     def trained(self) -> SpikingModel:
         """The model that is validated, saved and tested: the averaged one where there is one."""
-        return self.average.module if self.average is not None else self.model
+        return cast(SpikingModel, self.average.module) if self.average is not None else self.model
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
@@ -96,7 +97,7 @@ class Classifier(pl.LightningModule):
 
     def _train_batches(self) -> Batches:
         return Batches(
-            len(self.data.split("train")),
+            len(cast(Sized, self.data.split("train"))),
             self.recipe.data.batch_size,
             seed=self.recipe.trainer.seed,
             shuffle=True,
@@ -109,7 +110,7 @@ class Classifier(pl.LightningModule):
         """Every validation image once."""
         val = self.data.split("val")
         batches = Batches(
-            len(val),
+            len(cast(Sized, val)),
             self.recipe.data.batch_size,
             seed=0,
             shuffle=False,

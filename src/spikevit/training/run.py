@@ -39,7 +39,12 @@ def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
         val_fraction=d.val_fraction,
         on_corrupt=d.on_corrupt,
     )
-    fits = {"num_classes": data.info.num_classes, "in_channels": data.info.channels, "image_size": data.info.image_size}
+    info = data.info
+    fits: dict[str, Any] = {
+        "num_classes": info.num_classes,
+        "in_channels": info.channels,
+        "image_size": info.image_size,
+    }
     clash = fits.keys() & m.config.keys()
     if clash:
         raise ValueError(f"model.config sets {sorted(clash)}, which the data set decides: change `data` instead")
@@ -98,7 +103,7 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], progres
         devices=t.devices,
         num_nodes=t.nodes,
         strategy=t.strategy,
-        precision=t.precision,  # type: ignore[arg-type]
+        precision=t.precision,
         max_epochs=recipe.schedule.epochs,
         accumulate_grad_batches=t.accumulate,
         gradient_clip_val=t.clip_norm,
