@@ -26,7 +26,7 @@ class _Spike(torch.autograd.Function):
         return (u >= 0).to(u.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor):
         (u,) = ctx.saved_tensors
         return ctx.surrogate.backward(grad, u), None
 
@@ -106,6 +106,8 @@ class _FusedLIF(torch.autograd.Function):
             leak, x = learnt
             grad_leak = torch.zeros_like(leak)
         grad_x = torch.empty_like(h)
+        gain = 1 - leak if decay_input else 1.0
+        same = not ctx.learns_leak and gain == leak  # as for τ = 2: what x gets is what v gets
         carry = grad_v  # what the steps behind t want of v_t
         for t in range(len(h) - 1, -1, -1):
             grad_s = grad_spikes[t] if grad_spikes is not None else torch.zeros_like(h[t])
@@ -116,14 +118,14 @@ class _FusedLIF(torch.autograd.Function):
                 grad_h += carry
                 if reset == "hard":
                     grad_h.addcmul_(carry, spikes[t], value=-1)
-            torch.mul(grad_h, 1 - leak if decay_input else 1.0, out=grad_x[t])
+            torch.mul(grad_h, gain, out=grad_x[t])
             if ctx.learns_leak:
                 v = _fire(h[t - 1], threshold, reset)[1] if t else v_start
                 grad_leak += (grad_h * _slope(x[t], v, decay_input)).sum()
-            carry = grad_h.mul_(leak)
+            carry = grad_x[t] if same else grad_h.mul_(leak)
         return (
             grad_x,
-            carry if ctx.needs_input_grad[1] else None,
+            carry.clone() if ctx.needs_input_grad[1] else None,
             grad_leak if ctx.learns_leak else None,
             *(None,) * 5,
         )

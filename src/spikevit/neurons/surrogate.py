@@ -53,7 +53,7 @@ class Sigmoid(Surrogate):
         return self.alpha * sg * (1 - sg)
 
     def backward(self, grad: Tensor, u: Tensor) -> Tensor:
-        return torch.ops.aten.sigmoid_backward(grad, torch.sigmoid(self.alpha * u)).mul_(self.alpha)
+        return torch.ops.aten.sigmoid_backward(grad, (self.alpha * u).sigmoid_()).mul_(self.alpha)
 
 
 @dataclass(frozen=True)
