@@ -113,7 +113,9 @@ def main() -> None:
     import spikevit
 
     print(f"{datetime.date.today()}, {platform.machine()}, {THREADS} threads, Python {platform.python_version()},")
-    print(f"torch {torch.__version__}, spikevit {spikevit.__version__}, spikingjelly 2.0.0; medians of {args.repeats}\n")
+    print(
+        f"torch {torch.__version__}, spikevit {spikevit.__version__}, spikingjelly 2.0.0; medians of {args.repeats}\n"
+    )
     print("| | ours | theirs | ratio theirs/ours (min … max) |\n|---|---|---|---|")
     for kind in ("inference", "training"):
         steps = {side: task(side, kind) for side in SIDES}

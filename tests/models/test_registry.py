@@ -1,5 +1,6 @@
 """Models by name: their published sizes, what can be changed, and what a wrong word is answered with."""
 
+import json
 import re
 
 import pytest
@@ -156,18 +157,15 @@ def test_mixers_are_swapped_by_config(mixers):
 
 
 def test_config_survives_json():
-    import json
-
     config = create_model("qkformer_tiny", neuron={"kind": "plif", "alpha": 2.0}, image_size=(32, 48)).config
     plain = json.loads(json.dumps(config_to_dict(config)))
     assert change_config(model_entry("qkformer_4_384").config, plain) == config
 
 
 def test_registering_a_name():
-    register_in_copy = dict(registry._MODELS)
     entry = model_entry("spikformer_tiny")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_MODELS", register_in_copy)
+        patch.setattr(registry, "_MODELS", dict(registry._MODELS))
         register("spikformer_nano", entry.build, entry.config, depth=1)
         assert create_model("spikformer_nano").config.depth == 1
         with pytest.raises(ValueError, match="'spikformer_nano' is registered already"):

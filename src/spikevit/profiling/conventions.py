@@ -25,6 +25,15 @@ class Energy:
         return (MAC_PJ * self.macs + AC_PJ * self.sops) * 1e-9
 
 
+def dense(counts: Sequence[OperatorCount], images: int, time_steps: int) -> Energy:
+    """The same network as an ANN: every operation once, as a multiply-accumulate on real values.
+
+    Everything but the first convolution was executed at each of `time_steps` steps.
+    """
+    first, *others = counts
+    return Energy(macs=(first.macs + sum(c.macs for c in others) / time_steps) / images, sops=0.0)
+
+
 def paper(counts: Sequence[OperatorCount], images: int, *, stem_repeats: int = 1, head: str = "head") -> Energy:
     """The convention of Spikformer, QKFormer and others.
 

@@ -59,6 +59,8 @@ def draw(
     raster.set_yticks([i + 0.5 for i in range(len(spikes))], spikes, fontsize=8)
     for i in range(1, len(spikes)):
         raster.axhline(i, color="tab:blue", linewidth=0.6)
+    for t in range(1, columns.shape[1]):  # a gap between steps
+        raster.axvline(t + 0.5, color="white", linewidth=8)
     bars.barh([i + 0.5 for i in range(len(spikes))], [float(s.mean()) for s in spikes.values()], color="tab:blue")
     bars.set_xlabel("firing rate")
     bars.tick_params(labelleft=False)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spikevit.models import SpikingModel
-from spikevit.profiling.conventions import AC_PJ, MAC_PJ, Energy
+from spikevit.profiling.conventions import AC_PJ, MAC_PJ, Energy, dense
 from spikevit.profiling.count import OperatorCount
 
 
@@ -24,19 +24,19 @@ def summary(
 ) -> Group:
     """Accuracy, firing rate of every layer of neurons, operations and energy per image."""
     macs = sum(c.macs for c in counts) / images
-    ann = macs / model.config.time_steps * MAC_PJ * 1e-9
+    ann = dense(counts, images, model.config.time_steps).mj
     facts = Table("", "", show_header=False, title=f"{model.name}", title_justify="left")
     for name, value in (
         ("test accuracy", f"{results['accuracy']:.2%} ({results['right']} of {results['total']})"),
         ("time steps", f"{model.config.time_steps}"),
         ("parameters", f"{results['parameters']:,}"),
-        ("mean firing rate", f"{sum(rates.values()) / len(rates):.1%} per neuron and step"),
+        ("firing rate", f"{sum(rates.values()) / len(rates):.1%} per neuron and step, mean over layers"),
         ("dense operations", f"{macs / 1e6:.2f} M multiply-accumulates an image"),
         (
             "synaptic operations",
-            f"{energy.sops / 1e6:.2f} M additions, and {energy.macs / 1e6:.2f} M MAC of the first convolution",
+            f"{energy.sops / 1e6:.2f} M additions + {energy.macs / 1e6:.2f} M MAC (first convolution)",
         ),
-        ("energy", f"{energy.mj * 1e3:.2f} µJ an image; one dense pass of the same network: {ann * 1e3:.2f} µJ"),
+        ("energy", f"{energy.mj * 1e3:.2f} µJ an image; the same network as an ANN {ann * 1e3:.2f} µJ"),
     ):
         facts.add_row(name, value)
     layers = Table("layer of neurons", "firing rate", title="Firing rates", title_justify="left")

@@ -1,0 +1,130 @@
+"""Observation: every neuron, in firing order, and nothing changed, kept or left behind by it."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from spikevit import create_model, firing_rates, list_models, observe, record_spikes
+from spikevit.neurons import LIF
+
+T = 4
+
+
+def firing(name: str = "spikformer_tiny"):
+    """In evaluation mode, with batch norm as after training, so that neurons fire."""
+    model = create_model(name, image_size=16).eval()
+    for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
+        nn.init.uniform_(bn.running_var, 0.02, 0.1)
+        nn.init.uniform_(bn.bias, -0.2, 0.6)
+    return model
+
+
+def images(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 16, 16)
+
+
+def hooks(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.fixture(params=list_models("*_tiny"))
+def model(request):
+    return firing(request.param)
+
+
+def test_names_are_in_firing_order():
+    branches = ["attn.qkv.lif", "attn.attn_lif", "attn.proj.lif", "mlp.fc1.lif", "mlp.fc2.lif"]
+    stem = [*(f"patch_embed.proj.{i}.lif" for i in range(4)), "patch_embed.rpe.lif"]
+    expected = [*stem, *(f"blocks.{i}.{branch}" for i in range(2) for branch in branches)]
+    assert list(record_spikes(firing(), images())) == expected
+    seen = []
+    with observe(model := firing(), lambda name, spikes: seen.append(name)):
+        model(images())
+        model(images())
+    assert seen == expected * 2
+
+
+def test_order_is_that_of_firing_not_of_definition():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = LIF(), LIF()
+
+        def forward(self, x):
+            return self.first(self.second(x))
+
+    assert list(record_spikes(Backwards(), torch.ones(2, 3, 4))) == ["second", "first"]
+
+
+def test_recorded_spikes_are_time_first(model):
+    for x, steps in ((images(), T), (torch.randn(3, 2, 3, 16, 16), 3)):
+        spikes = record_spikes(model, x)
+        assert all(s.shape[:2] == (steps, 2) for s in spikes.values())
+        assert all(((s == 0) | (s == 1)).all() and not s.requires_grad for s in spikes.values())
+        assert all(s.any() for s in spikes.values()), "the model must fire to be observed"
+
+
+def test_recorded_shapes():
+    spikes = record_spikes(firing(), images())
+    assert spikes["patch_embed.proj.0.lif"].shape == (T, 2, 16, 16, 8)
+    assert spikes["patch_embed.rpe.lif"].shape == (T, 2, 4, 4, 64)
+    assert spikes["blocks.0.attn.qkv.lif"].shape == (T, 2, 16, 3 * 64)
+    assert spikes["blocks.1.mlp.fc1.lif"].shape == (T, 2, 16, 4 * 64)
+
+
+def test_observation_changes_nothing(model):
+    x = images()
+    before = model(x)
+    seen = []
+    with observe(model, lambda name, spikes: seen.append(name)):
+        assert torch.equal(model(x), before)
+    assert seen and not model.training
+    record_spikes(model.train(), x)
+    assert model.training
+
+
+def test_what_the_observer_returns_does_not_matter(model):
+    """Such as `lambda name, spikes: means.setdefault(name, spikes.mean())`."""
+    x = images()
+    before = model(x)
+    with observe(model, lambda name, spikes: torch.zeros_like(spikes)):
+        assert torch.equal(model(x), before)
+
+
+def test_spikes_are_not_kept(model):
+    seen = []
+    with torch.no_grad(), observe(model, lambda name, spikes: seen.append(weakref.ref(spikes))):
+        model(images())
+        gc.collect()
+        assert len(seen) > 10 and all(spikes() is None for spikes in seen)
+
+
+def test_hooks_go_with_the_context(model):
+    with observe(model, lambda name, spikes: None):
+        assert hooks(model) == len(record_spikes(model, images()))
+    assert hooks(model) == 0
+
+
+def test_hooks_go_after_an_error(model):
+    def refuse(name, spikes):
+        raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match="lif"), observe(model, refuse):
+        model(images())
+    assert hooks(model) == 0
+    for look in (record_spikes, lambda m, x: firing_rates(m, [x])):
+        with pytest.raises(ValueError, match="channels"):
+            look(model, torch.randn(2, 5, 16, 16))
+        assert hooks(model) == 0
+
+
+def test_firing_rates_are_the_mean_over_all_batches(model):
+    x = images(6)
+    spikes = record_spikes(model, x)
+    rates = firing_rates(model, iter([x[:4], x[4:5], x[5:]]))
+    assert list(rates) == list(spikes)
+    for name, rate in rates.items():
+        assert rate == pytest.approx(spikes[name].double().mean().item(), rel=1e-12)
