@@ -14,8 +14,8 @@ T = 4
 
 
 def firing(name: str = "spikformer_tiny"):
-    """In evaluation mode, with batch norm as after training, so that neurons fire."""
-    model = create_model(name, image_size=16).eval()
+    """In float64 and evaluation mode, with batch norm as after training, so that neurons fire."""
+    model = create_model(name, image_size=16).double().eval()
     for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
         nn.init.uniform_(bn.running_var, 0.02, 0.1)
         nn.init.uniform_(bn.bias, -0.2, 0.6)
@@ -23,7 +23,7 @@ def firing(name: str = "spikformer_tiny"):
 
 
 def images(batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 3, 16, 16)
+    return torch.randn(batch, 3, 16, 16, dtype=torch.float64)
 
 
 def hooks(model) -> int:
@@ -60,7 +60,7 @@ def test_order_is_that_of_firing_not_of_definition():
 
 
 def test_recorded_spikes_are_time_first(model):
-    for x, steps in ((images(), T), (torch.randn(3, 2, 3, 16, 16), 3)):
+    for x, steps in ((images(), T), (torch.stack([images() for _ in range(3)]), 3)):
         spikes = record_spikes(model, x)
         assert all(s.shape[:2] == (steps, 2) for s in spikes.values())
         assert all(((s == 0) | (s == 1)).all() and not s.requires_grad for s in spikes.values())
