@@ -100,12 +100,11 @@ class Progress(pl.Callback):
 
         self.console = console or Console()
         columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
-            TextColumn("of about"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         ]
         self.bar = Progress(*columns, console=self.console, refresh_per_second=4)
         self.task: Any = None
