@@ -5,43 +5,30 @@ One binary mask, no v, no product of two matrices: the cost is linear in the num
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from spikevit.attention.ssa import check_heads
-from spikevit.layers import SpikingLinear
-from spikevit.neurons import NeuronConfig, Stream
-
-
-class _QKAttention(nn.Module):
-    """LIF(BN(W · (mask ⊙ k))), q, k = LIF(BN(W_qk x)) for x (T, B, ..., C); subclasses make the mask from q."""
-
-    def __init__(self, dim: int, heads: int, *, neuron: NeuronConfig, threshold: float = 0.5):
-        super().__init__()
-        check_heads(dim, heads)
-        self.heads = heads
-        self.qk = SpikingLinear(dim, 2 * dim, bias=False, neuron=neuron)
-        self.attn_lif = neuron.build(threshold)
-        self.proj = SpikingLinear(dim, dim, neuron=neuron)
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        q, k = self.qk(x.flatten(2, -2), stream).chunk(2, dim=-1)
-        return self.proj(self.masked(q, k, stream).view(x.shape), stream)
-
-    def masked(self, q: Tensor, k: Tensor, stream: Stream | None) -> Tensor:
-        raise NotImplementedError
+from spikevit.attention.mixer import Mixer
+from spikevit.neurons import Stream
 
 
-class QKTokenAttention(_QKAttention):
+class QKTokenAttention(Mixer):
     """mask = LIF(Σ_channels q): per head, which tokens of k pass; spikes of the mask (T, B, N, heads)."""
 
-    def masked(self, q: Tensor, k: Tensor, stream: Stream | None) -> Tensor:
-        split = (self.heads, -1)
-        mask = self.attn_lif(q.unflatten(-1, split).sum(-1), stream)
-        return (mask.unsqueeze(-1) * k.unflatten(-1, split)).flatten(-2)
+    parts = 2
+
+    def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
+        """mask ⊙ k."""
+        q, k = parts.unflatten(-1, (2, self.heads, -1)).unbind(3)
+        mask = self.attn_lif(q.sum(-1), stream)
+        return (mask.unsqueeze(-1) * k).flatten(3)
 
 
-class QKChannelAttention(_QKAttention):
+class QKChannelAttention(Mixer):
     """mask = LIF(Σ_tokens q): which channels of k pass; spikes of the mask (T, B, 1, C). Heads make no difference."""
 
-    def masked(self, q: Tensor, k: Tensor, stream: Stream | None) -> Tensor:
+    parts = 2
+
+    def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
+        """mask ⊙ k."""
+        q, k = parts.chunk(2, dim=-1)
         return self.attn_lif(q.sum(2, keepdim=True), stream) * k

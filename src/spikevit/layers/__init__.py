@@ -1,6 +1,24 @@
-"""Parts that know no paper: linear maps and convolutions with batch norm, MLP."""
+"""Parts that know no paper: linear maps and convolutions with batch norm, MLP, block."""
 
-from spikevit.layers.mlp import SpikingMLP
-from spikevit.layers.projection import ConvBN, LinearBN, SpikingConv, SpikingLinear, max_pool
+from spikevit.layers.block import Block, SpikingMLP
+from spikevit.layers.projection import (
+    ConvBN,
+    LinearBN,
+    MembraneConv,
+    MembraneLinear,
+    SpikingConv,
+    SpikingLinear,
+    max_pool,
+)
 
-__all__ = ["ConvBN", "LinearBN", "SpikingConv", "SpikingLinear", "SpikingMLP", "max_pool"]
+__all__ = [
+    "Block",
+    "ConvBN",
+    "LinearBN",
+    "MembraneConv",
+    "MembraneLinear",
+    "SpikingConv",
+    "SpikingLinear",
+    "SpikingMLP",
+    "max_pool",
+]

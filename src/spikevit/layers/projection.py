@@ -45,7 +45,7 @@ def batch_norm(bn: Any, x: Tensor) -> Tensor:
     return y.expand(x.shape)
 
 
-def folded(layer: nn.Linear | nn.Conv2d, bn: Any) -> tuple[Tensor, Tensor]:
+def folded(layer: nn.Linear | nn.Conv1d | nn.Conv2d, bn: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of `layer` followed by `bn` with its running statistics, as one affine map."""
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
     shift = bn.bias - bn.running_mean * scale
@@ -79,12 +79,23 @@ class SpikingLinear(LinearBN):
         return self.lif(LinearBN.forward(self, x), stream)
 
 
+class MembraneLinear(LinearBN):
+    """BN(W · LIF(x) + b): pre-activation, from membrane potentials to membrane potentials (T, B, ..., dim_out)."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: NeuronConfig):
+        super().__init__(dim_in, dim_out, bias=bias)
+        self.lif = neuron.build()
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        return LinearBN.forward(self, self.lif(x, stream))
+
+
 class ConvBN(nn.Module):
-    """y = BN(conv(x)) on maps (T, B, H, W, C), padded so that stride 1 keeps H × W; no bias."""
+    """y = BN(conv(x)) on maps (T, B, H, W, C), padded so that stride 1 keeps an odd kernel's H × W; no bias."""
 
     def __init__(self, dim_in: int, dim_out: int, *, kernel: int = 3, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim_out, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(dim_in, dim_out, kernel, stride, padding=(kernel - 1) // 2 * (kernel % 2), bias=False)
         self.bn = nn.BatchNorm1d(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,6 +132,19 @@ class SpikingConv(ConvBN):
             x = max_pool(x)
         x = self.lif(x, stream)
         return max_pool(x) if self.pool == "spikes" else x
+
+
+class MembraneConv(ConvBN):
+    """BN(conv(LIF(x))), optionally with a 3×3 max pool of stride 2 on the spikes: membrane potentials in and out."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, pool: bool = False, neuron: NeuronConfig):
+        super().__init__(dim_in, dim_out)
+        self.pool = pool
+        self.lif = neuron.build()
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        spikes = self.lif(x, stream)
+        return ConvBN.forward(self, max_pool(spikes) if self.pool else spikes)
 
 
 def as_maps(f, x: Tensor) -> Tensor:

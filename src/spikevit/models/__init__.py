@@ -1,17 +1,28 @@
 """The zoo: one paper a file, models by name."""
 
-from spikevit.models import qkformer, spikformer  # noqa: F401  (registers the models)
 from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.msvit import MSViT, MSViTConfig
 from spikevit.models.qkformer import QKFormer, QKFormerConfig
 from spikevit.models.registry import create_model, list_models, model_entry
+from spikevit.models.sdt import SDTConfig, SpikeDrivenTransformer
 from spikevit.models.spikformer import Spikformer, SpikformerConfig
+from spikevit.models.spikingformer import Spikingformer, SpikingformerConfig
+from spikevit.models.stmixer import STMixer, STMixerConfig
 
 __all__ = [
+    "MSViT",
+    "MSViTConfig",
     "ModelConfig",
     "QKFormer",
     "QKFormerConfig",
+    "SDTConfig",
+    "STMixer",
+    "STMixerConfig",
+    "SpikeDrivenTransformer",
     "Spikformer",
     "SpikformerConfig",
+    "Spikingformer",
+    "SpikingformerConfig",
     "SpikingModel",
     "create_model",
     "list_models",

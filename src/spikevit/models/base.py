@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikevit.neurons import NeuronConfig, State, Stream
@@ -55,6 +56,11 @@ class SpikingModel(nn.Module):
         """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step."""
         logits = self.logits(self.maps(images))
         return logits if per_step else logits.mean(0)
+
+    def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """What training minimises, and the logits: cross-entropy with labels (B,) or probabilities (B, classes)."""
+        logits = self(images)
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
 
     def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step of images (B, C, H, W): its logits (B, classes) and the state to pass to the next step.

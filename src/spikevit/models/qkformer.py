@@ -9,32 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
-from spikevit.attention import SSA, QKChannelAttention, QKTokenAttention
+from spikevit.attention import make_mixer
 from spikevit.errors import unknown
-from spikevit.layers import SpikingConv, SpikingMLP
+from spikevit.layers import Block, SpikingConv, SpikingMLP
 from spikevit.models.base import ModelConfig, SpikingModel
 from spikevit.models.registry import register
-from spikevit.models.spikformer import Block
 from spikevit.neurons import NeuronConfig, Stream
 
-MIXERS = {"qk_token": QKTokenAttention, "qk_channel": QKChannelAttention, "ssa": SSA}
+
+STRIDES = {"cifar": (1, 2, 4), "imagenet": (4, 8, 16)}  # of the stages, by stem
 
 
 @dataclass(frozen=True)
 class QKFormerConfig(ModelConfig):
-    """embed_dim: width D of the last stage. depths, mixers: blocks and attention of each stage.
-    stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16).
+    """embed_dim: width D of the last stage; width_shares: D over each stage's width.
+    depths, mixers: blocks and attention (any of `attention.MIXERS`) of each stage.
+    stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16). attention_threshold: of neurons behind attention.
     legacy_batch_leak: the defect of the published code in SSA; its weights were trained and measured with it.
     """
 
     embed_dim: int = 768
+    width_shares: tuple[int, int, int] = (4, 2, 1)
     depths: tuple[int, int, int] = (1, 2, 7)
     num_heads: int = 12
     mlp_ratio: float = 4.0
     mixers: tuple[str, str, str] = ("qk_token", "qk_token", "ssa")
+    attention_threshold: float = 0.5
     stem: str = "imagenet"
     legacy_batch_leak: bool = False
 
@@ -68,24 +72,14 @@ class QKFormer(SpikingModel):
     config: QKFormerConfig
 
     def __init__(self, config: QKFormerConfig):
-        if config.stem not in ("cifar", "imagenet"):
-            raise unknown("stem", config.stem, ("cifar", "imagenet"))
-        self.stride = 4 if config.stem == "cifar" else 16
+        if config.stem not in STRIDES:
+            raise unknown("stem", config.stem, STRIDES)
+        self.stride = STRIDES[config.stem][-1]
         super().__init__(config)
         neuron = config.neuron
-        widths = [config.embed_dim // 4, config.embed_dim // 2, config.embed_dim]
+        widths = [config.embed_dim // share for share in config.width_shares]
         self.patch_embed = nn.ModuleList(self._embed(config, widths))
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                Block(
-                    width,
-                    self._mixer(config, mixer, width),
-                    SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron),
-                )
-                for _ in range(depth)
-            )
-            for width, depth, mixer in zip(widths, config.depths, config.mixers, strict=True)
-        )
+        self.stages = nn.ModuleList(self._stage(config, i, width) for i, width in enumerate(widths))
         self.head = nn.Linear(config.embed_dim, config.num_classes)
 
     @staticmethod
@@ -101,11 +95,21 @@ class QKFormer(SpikingModel):
             yield PatchEmbed(dim_in, convs[::-1] if config.stem == "imagenet" else convs, neuron=neuron)
 
     @staticmethod
-    def _mixer(config: QKFormerConfig, mixer: str, width: int) -> nn.Module:
-        if mixer not in MIXERS:
-            raise unknown("mixer", mixer, MIXERS)
-        options = {"legacy_batch_leak": config.legacy_batch_leak} if mixer == "ssa" else {}
-        return MIXERS[mixer](width, config.num_heads, neuron=config.neuron, **options)
+    def _stage(config: QKFormerConfig, i: int, width: int) -> nn.ModuleList:
+        """The blocks of stage i."""
+        name, neuron = config.mixers[i], config.neuron
+        stride = STRIDES[config.stem][i]
+        options: dict[str, Any] = {"neuron": neuron, "threshold": config.attention_threshold}
+        options["tokens"] = (config.image_size[0] // stride) * (config.image_size[1] // stride)
+        if name == "ssa":
+            options["legacy_batch_leak"] = config.legacy_batch_leak
+        return nn.ModuleList(
+            Block(
+                make_mixer(name, width, config.num_heads, **options),
+                SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron),
+            )
+            for _ in range(config.depths[i])
+        )
 
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         for embed, stage in zip(self.patch_embed, self.stages, strict=True):

@@ -10,23 +10,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from spikevit.attention import SSA
-from spikevit.layers import SpikingConv, SpikingMLP
-from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.layers import SpikingConv
+from spikevit.models.encoder import Encoder, EncoderConfig
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 
 
 @dataclass(frozen=True)
-class SpikformerConfig(ModelConfig):
-    """embed_dim: width D. pools: behind which of the stem's four convolutions the map is halved.
+class SpikformerConfig(EncoderConfig):
+    """pools: behind which of the stem's four convolutions the map is halved.
     qkv_bias: the CIFAR code has biases there, the ImageNet code none.
     """
 
-    embed_dim: int = 512
-    depth: int = 8
-    num_heads: int = 8
-    mlp_ratio: float = 4.0
     pools: tuple[int, ...] = (0, 1, 2, 3)
     qkv_bias: bool = False
 
@@ -51,65 +46,25 @@ class PatchSplitting(nn.Module):
         return x + self.rpe(x, stream)
 
 
-class Block(nn.Module):
-    """x ← x + SSA(x); x ← x + MLP(x) (§3.1, eq. 3–4)."""
-
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module):
-        super().__init__()
-        self.attn = attn
-        self.mlp = mlp
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = x + self.attn(x, stream)
-        return x + self.mlp(x, stream)
-
-
-class Spikformer(SpikingModel):
-    """Stem, `depth` blocks on tokens (T, B, N, D), linear head on the mean over tokens of every step."""
+class Spikformer(Encoder):
+    """x ← x + SSA(x); x ← x + MLP(x) (§3.1, eq. 3–4) on the tokens of SPS."""
 
     config: SpikformerConfig
 
     def __init__(self, config: SpikformerConfig):
         self.stride = 2 ** len(config.pools)
-        super().__init__(config)
-        dim, neuron = config.embed_dim, config.neuron
-        self.patch_embed = PatchSplitting(config.in_channels, dim, config.pools, neuron)
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                SSA(dim, config.num_heads, qkv_bias=config.qkv_bias, neuron=neuron),
-                SpikingMLP(dim, int(dim * config.mlp_ratio), neuron=neuron),
-            )
-            for _ in range(config.depth)
-        )
-        self.head = nn.Linear(dim, config.num_classes)
-
-    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = self.patch_embed(x, stream).flatten(2, 3)
-        for block in self.blocks:
-            x = block(x, stream)
-        return self.head(x.mean(2))
+        stem = PatchSplitting(config.in_channels, config.embed_dim, config.pools, config.neuron)
+        super().__init__(config, stem, mixer_options={"bias": config.qkv_bias})
 
 
-def _cifar(depth: int, dim: int, heads: int, **config) -> SpikformerConfig:
-    return SpikformerConfig(
-        num_classes=10,
-        image_size=(32, 32),
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
-        pools=(2, 3),
-        qkv_bias=True,
-        **config,
-    )
-
+_CIFAR = SpikformerConfig(num_classes=10, image_size=(32, 32), pools=(2, 3), qkv_bias=True)
 
 # Published: 4-384 with 12 heads, 8-512 with 8, 8-768 with 12. The other head counts are not known: ours are of
 # width 32 (CIFAR) and 64 (ImageNet); the number of parameters does not depend on them.
-register("spikformer_4_256", Spikformer, _cifar(4, 256, 8))
-register("spikformer_2_384", Spikformer, _cifar(2, 384, 12))
-register("spikformer_4_384", Spikformer, _cifar(4, 384, 12))
-register("spikformer_tiny", Spikformer, _cifar(2, 64, 4))
+register("spikformer_4_256", Spikformer, _CIFAR, embed_dim=256, depth=4, num_heads=8)
+register("spikformer_2_384", Spikformer, _CIFAR, embed_dim=384, depth=2, num_heads=12)
+register("spikformer_4_384", Spikformer, _CIFAR, embed_dim=384, depth=4, num_heads=12)
+register("spikformer_tiny", Spikformer, _CIFAR, embed_dim=64, depth=2, num_heads=4)
 for _depth, _dim, _heads in ((8, 384, 6), (6, 512, 8), (8, 512, 8), (10, 512, 8), (8, 768, 12)):
     register(
         f"spikformer_{_depth}_{_dim}", Spikformer, SpikformerConfig(embed_dim=_dim, depth=_depth, num_heads=_heads)

@@ -51,8 +51,7 @@ class Classifier(pl.LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
         images, targets = self.augment(*batch, epoch=self.current_epoch)
-        logits = self.model(images.to(self.dtype))
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.regularisation.label_smoothing)
+        loss, _ = self.model.loss(images.to(self.dtype), targets, self.recipe.regularisation.label_smoothing)
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}")
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)

@@ -1,0 +1,74 @@
+"""Spiking transformers of one resolution: a stem, `depth` equal blocks on its tokens, a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikevit.attention import make_mixer
+from spikevit.layers import Block, SpikingMLP
+from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.neurons import Stream
+
+
+@dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+    """embed_dim: width D. mixer: how tokens see each other, any of `attention.MIXERS`."""
+
+    embed_dim: int = 512
+    depth: int = 8
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    mixer: str = "ssa"
+
+
+class Encoder(SpikingModel):
+    """Maps ► patch_embed ► tokens (T, B, N, D) ► blocks ► mean over tokens ► head, at every step.
+
+    `membrane`: the stream that residuals add to holds membrane potentials (pre-activation), not spikes.
+    """
+
+    config: EncoderConfig
+    membrane = False
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        patch_embed: nn.Module,
+        *,
+        mixer_options: dict[str, Any] | None = None,
+        mlp_bias: bool = True,
+    ):
+        super().__init__(config)
+        dim, neuron = config.embed_dim, config.neuron
+        self.patch_embed = patch_embed
+        tokens = (config.image_size[0] // self.stride) * (config.image_size[1] // self.stride)
+        common = {"neuron": neuron, "tokens": tokens, "membrane": self.membrane, **(mixer_options or {})}
+        self.blocks = nn.ModuleList(
+            Block(
+                make_mixer(config.mixer, dim, config.num_heads, **common),
+                SpikingMLP(dim, int(dim * config.mlp_ratio), neuron=neuron, bias=mlp_bias, membrane=self.membrane),
+            )
+            for _ in range(config.depth)
+        )
+        self.head = nn.Linear(dim, config.num_classes)
+
+    def trunk(self, x: Tensor, stream: Stream | None = None) -> Iterator[Tensor]:
+        """Tokens (T, B, N, D) behind the stem, and behind each block."""
+        x = self.patch_embed(x, stream).flatten(2, 3)
+        yield x
+        for block in self.blocks:
+            x = block(x, stream)
+            yield x
+
+    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        for tokens in self.trunk(x, stream):
+            x = tokens
+        return self.head(self.readout(x.mean(2), stream))
+
+    def readout(self, x: Tensor, stream: Stream | None) -> Tensor:
+        """What the head sees of the mean over tokens (T, B, D)."""
+        return x
