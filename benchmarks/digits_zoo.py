@@ -68,7 +68,9 @@ def main() -> None:
     with ThreadPoolExecutor(args.side_by_side) as pool:
         list(pool.map(lambda job: train(*job), [(model, seed) for seed in seeds for model in reversed(models)]))
     print(f"{datetime.date.today()}, {platform.machine()}, one thread a run, torch {torch.__version__}\n")
-    print("| model | parameters | test accuracy, % (mean ± standard deviation) | each seed | training, s | firing rate, % |")
+    print(
+        "| model | parameters | test accuracy, % (mean ± standard deviation) | each seed | training, s | firing rate, % |"
+    )
     print("|---|---|---|---|---|---|")
     for model in models:
         print(row(model, seeds), flush=True)

@@ -30,13 +30,13 @@ def make_mixer(name: str, dim: int, heads: int, **options: Any) -> Mixer:
 
 __all__ = [
     "MIXERS",
+    "SDSA",
+    "SSA",
     "MSChannelAttention",
     "MSTokenAttention",
     "Mixer",
     "QKChannelAttention",
     "QKTokenAttention",
-    "SDSA",
-    "SSA",
     "SpikingTokenMixer",
     "TokenMixing",
     "check_heads",

@@ -33,7 +33,9 @@ class SSA(Mixer):
     def __init__(self, dim: int, heads: int, *, scale: float = 0.125, legacy_batch_leak: bool = False, **options):
         super().__init__(dim, heads, **options)
         if legacy_batch_leak and self.lif is not None:
-            raise ValueError("legacy_batch_leak=True is a defect of neurons behind proj_out; there are none with membrane=True")
+            raise ValueError(
+                "legacy_batch_leak=True is a defect of neurons behind proj_out; there are none with membrane=True"
+            )
         self.scale = scale
         self.legacy_batch_leak = legacy_batch_leak
 

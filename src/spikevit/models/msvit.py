@@ -30,9 +30,7 @@ class MSViT(QKFormer):
     config: MSViTConfig
 
 
-_CIFAR10 = MSViTConfig(
-    num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar"
-)
+_CIFAR10 = MSViTConfig(num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar")
 register("msvit_4_384", MSViT, _CIFAR10)
 register("msvit_4_384_channel", MSViT, _CIFAR10, num_classes=100, mixers=("ms_channel", "ms_channel", "ssa"))
 register("msvit_tiny", MSViT, _CIFAR10, embed_dim=64, depths=(1, 1, 1), num_heads=4)

@@ -20,7 +20,6 @@ from spikevit.models.base import ModelConfig, SpikingModel
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 
-
 STRIDES = {"cifar": (1, 2, 4), "imagenet": (4, 8, 16)}  # of the stages, by stem
 
 

@@ -74,7 +74,9 @@ class STMixer(Encoder):
         if config.downsample_times not in STRIDES:
             raise ValueError(f"downsample_times={config.downsample_times} must be one of {sorted(STRIDES)}")
         if config.embed_dim % 8:
-            raise ValueError(f"embed_dim={config.embed_dim} must be a multiple of 8, an eighth of it comes from the image")
+            raise ValueError(
+                f"embed_dim={config.embed_dim} must be a multiple of 8, an eighth of it comes from the image"
+            )
         self.stride = 2**config.downsample_times
         dim, heads = config.embed_dim, config.num_heads
         stem = PatchSplitting(config.in_channels, dim, STRIDES[config.downsample_times], config.neuron)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spikevit.models import SpikingModel
+
 aten = torch.ops.aten
 
 
@@ -112,3 +114,17 @@ def count(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> list[Operator
         for images in [batches] if isinstance(batches, Tensor) else batches:
             model(images)
     return list(counter.counts.values())
+
+
+def dense_macs(model: SpikingModel) -> int:
+    """Multiply-accumulates of one image over all its time steps, of all convolutions and matrix products.
+
+    As executed (the first convolution once for a still image), from shapes alone: works on the meta device.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    c = model.config
+    image = torch.empty(1, c.in_channels, *c.image_size, device=model.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return counter.get_total_flops() // 2
