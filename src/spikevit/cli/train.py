@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.training.recipe import load_recipe, shipped_recipes
     from spikevit.training.run import new_run, train
 
+    mine = False
     if args.resume:
         if args.recipe or args.out:
             raise ValueError("--resume takes the recipe and the directory of the run; give neither a recipe nor --out")
@@ -39,7 +40,12 @@ def run(args: argparse.Namespace) -> int:
         if RUN not in os.environ:  # processes that the trainer starts run the same command
             new_run(recipe, directory)
             os.environ[RUN] = str(directory)
-    results = train(directory, progress=not args.quiet)
+            mine = True
+    try:
+        results = train(directory, progress=not args.quiet)
+    finally:
+        if mine:
+            os.environ.pop(RUN, None)
     if results:
         show(results, directory)
     return 0

@@ -97,16 +97,18 @@ def load_original(
     given = dict(state_dict if isinstance(state_dict, Mapping) else _read(state_dict))
     names, loaded, missing = model.original_names, {}, []
     for name, tensor in model.state_dict().items():
-        parts = [original.name for original in names[name]]
-        missing += [part for part in parts if part not in given]
-        if missing:
+        gone = [original.name for original in names[name] if original.name not in given]
+        tensors = [given.pop(original.name) for original in names[name] if original.name in given]
+        missing += gone
+        if gone:
             continue
-        tensors = [given.pop(part) for part in parts]
-        if tensor.dim() and sum(t.numel() for t in tensors) != tensor.numel():
-            shapes = {part: tuple(t.shape) for part, t in zip(parts, tensors, strict=True)}
-            raise ValueError(
-                f"state_dict does not fit config={dict(config)}: {shapes} should fill {tuple(tensor.shape)}"
-            )
+        for original, theirs in zip(names[name], tensors, strict=True):
+            fits = original.restore(tensor).shape
+            if theirs.shape != fits:
+                raise ValueError(
+                    f"state_dict does not fit config={dict(config)}: {original.name} is {tuple(theirs.shape)}, "
+                    f"it should be {tuple(fits)}"
+                )
         loaded[name] = torch.cat([t.reshape(-1, *tensor.shape[1:]) for t in tensors]) if tensor.dim() else tensors[0]
     unexpected = [name for name in given if not re.fullmatch(unused, name)]
     if missing or unexpected:

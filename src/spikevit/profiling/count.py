@@ -56,8 +56,8 @@ class OperatorCount:
             operand.size += x.numel()
 
 
-def _convolution(x: Tensor, weight: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
-    return "conv", lambda out: out.numel() * prod(weight.shape[1:]), [x]
+def _convolution(x, weight, bias, stride, padding, dilation, transposed, *_):
+    return "conv", lambda out: (x if transposed else out).numel() * prod(weight.shape[1:]), [x]
 
 
 def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
