@@ -98,14 +98,14 @@ def fires(currents: list[float], threshold: float) -> list[float]:
 @pytest.mark.parametrize("qkv_bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("n", [6, 12], ids=["N<=d", "N>d"])  # d = 8
 def test_ssa_equals_separate_projections(n, qkv_bias, training):
-    module, x = ready(SSA, training, qkv_bias=qkv_bias), tokens(n)
-    q, k, v = (part(x) for part in separate(module.qkv, 3))
+    module, x = ready(SSA, training, bias=qkv_bias), tokens(n)
+    q, k, v = (part(x) for part in separate(module.proj_in, 3))
     heads = []
     for h in range(HEADS):
         of = slice(h * C // HEADS, (h + 1) * C // HEADS)
         heads.append(q[..., of] @ k[..., of].mT @ v[..., of] * 0.125)
     attended = lif(torch.cat(heads, -1), threshold=0.5)[0]
-    (proj,) = separate(module.proj, 1)
+    (proj,) = separate(module.proj_out, 1)
     expected = proj(attended)
     assert 0 < attended.mean() < 1 and 0 < expected.mean() < 1
     assert torch.equal(module(x), expected)
@@ -115,8 +115,8 @@ def test_ssa_equals_separate_projections(n, qkv_bias, training):
 def test_token_attention_equals_loops(training):
     module, x = ready(QKTokenAttention, training), tokens()
     with torch.no_grad():
-        module.qk.bn.bias[:C] -= 2  # q seldom fires, for a single spike of a head passes its token
-    q, k = (part(x) for part in separate(module.qk, 2))
+        module.proj_in.bn.bias[:C] -= 2  # q seldom fires, for a single spike of a head passes its token
+    q, k = (part(x) for part in separate(module.proj_in, 2))
     passed, masks = torch.zeros_like(k), []
     for b in range(B):
         for h in range(HEADS):
@@ -127,7 +127,7 @@ def test_token_attention_equals_loops(training):
                 for t in range(T):
                     for c in channels:
                         passed[t, b, n, c] = mask[t] * k[t, b, n, c]
-    (proj,) = separate(module.proj, 1)
+    (proj,) = separate(module.proj_out, 1)
     assert 0 < sum(masks) < len(masks), "the mask must decide something"
     assert torch.equal(module(x), proj(passed))
 
@@ -136,8 +136,8 @@ def test_token_attention_equals_loops(training):
 def test_channel_attention_equals_loops(training):
     module, x = ready(QKChannelAttention, training), tokens()
     with torch.no_grad():
-        module.qk.bn.bias[:C] -= 3  # nor may a sum over all tokens always reach the threshold
-    q, k = (part(x) for part in separate(module.qk, 2))
+        module.proj_in.bn.bias[:C] -= 3  # nor may a sum over all tokens always reach the threshold
+    q, k = (part(x) for part in separate(module.proj_in, 2))
     passed, masks = torch.zeros_like(k), []
     for b in range(B):
         for c in range(C):
@@ -146,7 +146,7 @@ def test_channel_attention_equals_loops(training):
             for t in range(T):
                 for n in range(N):
                     passed[t, b, n, c] = mask[t] * k[t, b, n, c]
-    (proj,) = separate(module.proj, 1)
+    (proj,) = separate(module.proj_out, 1)
     assert 0 < sum(masks) < len(masks), "the mask must decide something"
     assert torch.equal(module(x), proj(passed))
 
@@ -175,7 +175,7 @@ def test_batch_leak_is_what_it_says():
     """The last neurons run through T·B steps as if they were time: each image starts where the one before it ended."""
     module, x = ready(SSA), tokens()
     seen = []
-    module.proj.lif.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.proj_out.lif.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     repaired, currents = module(x), seen[0]
     expected = torch.zeros_like(currents)
     for n in range(N):

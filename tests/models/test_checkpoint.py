@@ -117,7 +117,7 @@ def test_checkpoint_of_another_model(saved):
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match="of another model, spikformer_tiny; this one is qkformer_tiny") as error:
         load_weights(other, saved[1])
-    assert "tensors differ, such as blocks.0.attn.proj.bn.bias: (16,) there, none here" in str(error.value)
+    assert "tensors differ, such as blocks.0.attn.proj_out.bn.bias: (16,) there, none here" in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items()), "nothing was loaded"
 
 

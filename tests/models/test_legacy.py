@@ -83,26 +83,26 @@ PLACES = {  # one tensor of theirs, where it lies in ours
     "spikformer_cifar": {
         "patch_embed.proj_bn2.running_var": lambda m: m.patch_embed.proj[2].bn.running_var,
         "patch_embed.rpe_bn.running_mean": lambda m: m.patch_embed.rpe.bn.running_mean,
-        "block.1.attn.q_linear.weight": lambda m: m.blocks[1].attn.qkv.linear.weight[:64],
-        "block.1.attn.v_bn.bias": lambda m: m.blocks[1].attn.qkv.bn.bias[128:],
+        "block.1.attn.q_linear.weight": lambda m: m.blocks[1].attn.proj_in.linear.weight[:64],
+        "block.1.attn.v_bn.bias": lambda m: m.blocks[1].attn.proj_in.bn.bias[128:],
         "block.0.mlp.fc2_linear.bias": lambda m: m.blocks[0].mlp.fc2.linear.bias,
     },
     "spikformer_imagenet": {
-        "block.0.attn.k_conv.weight": lambda m: m.blocks[0].attn.qkv.linear.weight[64:128, :, None],
+        "block.0.attn.k_conv.weight": lambda m: m.blocks[0].attn.proj_in.linear.weight[64:128, :, None],
         "block.0.mlp.fc1_conv.weight": lambda m: m.blocks[0].mlp.fc1.linear.weight[:, :, None, None],
     },
     "qkformer_cifar": {
         "patch_embed1.proj1_bn.running_mean": lambda m: m.patch_embed[0].proj[1].bn.running_mean,
         "patch_embed3.proj_res_conv.weight": lambda m: m.patch_embed[2].shortcut.conv.weight,
-        "stage2.0.tssa.q_bn.running_var": lambda m: m.stages[1][0].attn.qk.bn.running_var[:32],
-        "stage3.1.ssa.q_bn.running_mean": lambda m: m.stages[2][1].attn.qkv.bn.running_mean[:64],
+        "stage2.0.tssa.q_bn.running_var": lambda m: m.stages[1][0].attn.proj_in.bn.running_var[:32],
+        "stage3.1.ssa.q_bn.running_mean": lambda m: m.stages[2][1].attn.proj_in.bn.running_mean[:64],
         "stage3.0.mlp.mlp2_bn.weight": lambda m: m.stages[2][0].mlp.fc2.bn.weight,
     },
     "qkformer_imagenet": {
         "patch_embed1.proj2_conv.weight": lambda m: m.patch_embed[0].proj[2].conv.weight,
         "patch_embed2.proj4_bn.bias": lambda m: m.patch_embed[1].proj[1].bn.bias,
-        "stage2.1.tssa.k_conv.weight": lambda m: m.stages[1][1].attn.qk.linear.weight[32:, :, None],
-        "stage3.0.attn.proj_conv.bias": lambda m: m.stages[2][0].attn.proj.linear.bias,
+        "stage2.1.tssa.k_conv.weight": lambda m: m.stages[1][1].attn.proj_in.linear.weight[32:, :, None],
+        "stage3.0.attn.proj_conv.bias": lambda m: m.stages[2][0].attn.proj_out.linear.bias,
     },
 }
 

@@ -36,7 +36,7 @@ def model(request):
 
 
 def test_names_are_in_firing_order():
-    branches = ["attn.qkv.lif", "attn.attn_lif", "attn.proj.lif", "mlp.fc1.lif", "mlp.fc2.lif"]
+    branches = ["attn.proj_in.lif", "attn.attn_lif", "attn.proj_out.lif", "mlp.fc1.lif", "mlp.fc2.lif"]
     stem = [*(f"patch_embed.proj.{i}.lif" for i in range(4)), "patch_embed.rpe.lif"]
     expected = [*stem, *(f"blocks.{i}.{branch}" for i in range(2) for branch in branches)]
     assert list(record_spikes(firing(), images())) == expected
@@ -71,7 +71,7 @@ def test_recorded_shapes():
     spikes = record_spikes(firing(), images())
     assert spikes["patch_embed.proj.0.lif"].shape == (T, 2, 16, 16, 8)
     assert spikes["patch_embed.rpe.lif"].shape == (T, 2, 4, 4, 64)
-    assert spikes["blocks.0.attn.qkv.lif"].shape == (T, 2, 16, 3 * 64)
+    assert spikes["blocks.0.attn.proj_in.lif"].shape == (T, 2, 16, 3 * 64)
     assert spikes["blocks.1.mlp.fc1.lif"].shape == (T, 2, 16, 4 * 64)
 
 

@@ -34,7 +34,7 @@ class SSA(Mixer):
         super().__init__(dim, heads, **options)
         if legacy_batch_leak and self.lif is not None:
             raise ValueError(
-                "legacy_batch_leak=True is a defect of neurons behind proj_out; there are none with membrane=True"
+                "legacy_batch_leak=True is a defect of neurons behind proj_out; membrane=True has none there"
             )
         self.scale = scale
         self.legacy_batch_leak = legacy_batch_leak

@@ -21,9 +21,7 @@ class TokenMixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         heads, tokens, _ = self.weight.shape
         if x.shape[2] != tokens:
-            raise ValueError(
-                f"token mixing has weights for {tokens} tokens; these are {x.shape[2]}: set image_size for them"
-            )
+            raise ValueError(f"token mixing has weights for {tokens} tokens, not {x.shape[2]}: set image_size for them")
         grouped = x.unflatten(-1, (heads, -1)).movedim(3, 2)  # (T, B, h, N, d)
         return (self.weight @ grouped).movedim(2, 3).flatten(3)
 

@@ -28,20 +28,20 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.report.picture import draw
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import build, new_run, train
+    from spikevit.training.run import build, train
 
     console = Console(highlight=False)
     recipe = load_recipe("digits", args.changes)
-    directory = new_run(recipe, args.out or free_directory("demo"))
+    directory = Path(args.out or free_directory("demo"))
     console.print(
         f"Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n"
     )
-    results = train(directory)
+    results = train(directory, recipe)
 
     model = load_model(directory / "best.safetensors")
     _, data = build(recipe)
     images, labels = data.split("test").__getitems__(range(results["total"]))  # type: ignore[attr-defined]
-    x = normalise(images, data.info)
+    x = normalise(images, data.info).to(next(model.parameters()).dtype)
     rates = firing_rates(model, [x])
     counts = count(model, x)
     energy = paper(counts, len(x), stem_repeats=model.config.time_steps)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on; use spikevit.training.evaluate")
     data = load_data_of(about, root=args.root)
     model = load_model(args.checkpoint)
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
+    with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
         task = bar.add_task("testing")
         score = evaluate(
             model,

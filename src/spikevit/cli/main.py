@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SPIKEVIT_TRACEBACK") or not _is_users(error):
             raise
-        print(f"spikevit: {error}", file=sys.stderr)
+        print(f"spikevit: {' '.join(str(error).split())}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
 
 

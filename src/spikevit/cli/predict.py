@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of every image."""
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from spikevit.data import DataInfo, normalise
@@ -33,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
     images = torch.stack([read_image(path, info.image_size, info.channels) for path in args.images])
     model = load_model(args.checkpoint)
     with torch.no_grad():
-        probabilities = model(normalise(images, info)).softmax(-1)
+        probabilities = model(normalise(images, info).to(next(model.parameters()).dtype)).softmax(-1)
     table = Table("image", *(f"{i + 1}." for i in range(min(args.top, info.num_classes))))
     for path, p in zip(args.images, probabilities, strict=True):
         best = p.topk(min(args.top, info.num_classes))
         cells = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        table.add_row(path, *(f"{info.classes[i]} {share:.1%}" for share, i in cells))
+        table.add_row(escape(path), *(f"{info.classes[i]} {share:.1%}" for share, i in cells))
     Console().print(table)
     return 0

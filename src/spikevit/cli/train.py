@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 EXAMPLE = """examples:
@@ -25,27 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, tests, and says where everything is."""
     from spikevit.training.recipe import load_recipe, shipped_recipes
-    from spikevit.training.run import new_run, train
+    from spikevit.training.run import train
 
     if args.resume:
         if args.recipe or args.out:
             raise ValueError("--resume takes the recipe and the directory of the run; give neither a recipe nor --out")
-        directory = args.resume
+        directory, recipe = args.resume, None
     elif not args.recipe:
         raise ValueError(f"which recipe? shipped: {', '.join(shipped_recipes())}; or a YAML file, or --resume RUN")
     else:
         recipe = load_recipe(args.recipe, args.changes)
-        directory = args.out or os.environ.get(RUN) or free_directory(args.recipe)
-        if RUN not in os.environ:  # processes that the trainer starts run the same command
-            new_run(recipe, directory)
-            os.environ[RUN] = str(directory)
-    results = train(directory, progress=not args.quiet)
+        directory = args.out or free_directory(args.recipe)
+    results = train(directory, recipe, progress=not args.quiet)
     if results:
         show(results, directory)
     return 0
-
-
-RUN = "SPIKEVIT_RUN"
 
 
 def free_directory(recipe: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,13 @@ class ModelConfig:
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "in_channels", "time_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "int" and (type(value) is not int or value < 1):
+                raise ValueError(f"{f.name}={value!r} must be a whole number of at least 1")
+        size = self.image_size
+        if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int for side in size):
+            raise ValueError(f"image_size={size!r} must be (height, width) in pixels, or one number for both")
 
 
 class SpikingModel(nn.Module):

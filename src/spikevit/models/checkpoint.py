@@ -15,6 +15,7 @@ from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, families
 
 KEY = "spikevit"  # of the metadata
+FORMAT = 1
 
 
 def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
@@ -27,12 +28,14 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {
-        "format": 1,
+        "format": FORMAT,
         "family": type(model).__name__,
         "name": model.name,
         "config": config_to_dict(model.config),
-        **about,
     }
+    if taken := description.keys() & about:
+        raise ValueError(f"about={sorted(taken)}: these names are the checkpoint's own; take others")
+    description |= about
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {KEY: json.dumps(description)}))
 
 
@@ -74,7 +77,14 @@ def read_about(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated, or not a safetensors file: {error}") from error
     if KEY not in metadata:
         raise ValueError(f"{path} is not a checkpoint of spikevit; for an original's weights use load_original")
-    return json.loads(metadata[KEY])
+    try:
+        about = json.loads(metadata[KEY])
+        newer = about["format"] > FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say what model it holds: {error!r}") from error
+    if newer:
+        raise ValueError(f"{path} is of format {about['format']}, this version of spikevit reads up to {FORMAT}")
+    return about
 
 
 def load_model(path: str | Path) -> SpikingModel:

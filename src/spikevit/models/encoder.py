@@ -25,6 +25,13 @@ class EncoderConfig(ModelConfig):
     mixer: str = "ssa"
 
 
+def stride_of(pools: tuple[int, ...], of: tuple[int, ...]) -> int:
+    """Stride of a stem whose convolutions `pools` halve the map, out of those that can."""
+    if len(set(pools)) < len(pools) or not set(pools) <= set(of):
+        raise ValueError(f"pools={pools!r} must be different ones of the stem's convolutions {of}")
+    return 2 ** len(pools)
+
+
 class Encoder(SpikingModel):
     """Maps ► patch_embed ► tokens (T, B, N, D) ► blocks ► mean over tokens ► head, at every step.
 

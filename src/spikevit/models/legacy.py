@@ -6,6 +6,7 @@ originals, stacked along its first axis (parameters) or its last (spikes).
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -78,20 +79,27 @@ def load_original(
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
     original = SOURCES[source]
-    model = original.build(_with_quirks(original.config(config), quirks))
+    try:
+        ours = original.config(config)
+    except KeyError as error:
+        raise ValueError(f"config of {source} lacks {error}; it has {sorted(config)}") from None
+    model = original.build(_with_quirks(ours, quirks))
     given = dict(state_dict if isinstance(state_dict, Mapping) else _read(state_dict))
     names, loaded, missing = model.original_names, {}, []
     for name, tensor in model.state_dict().items():
-        parts = [part.name for part in names[name]]
-        missing += [part for part in parts if part not in given]
-        if missing:
+        if name not in names:
+            raise ValueError(f"{source} has nothing for {name}: quirks={quirks} make a model that it never had")
+        parts = {part.name: given.pop(part.name, None) for part in names[name]}
+        missing += [part for part, theirs in parts.items() if theirs is None]
+        tensors = [theirs for theirs in parts.values() if theirs is not None]
+        if len(tensors) < len(parts):
             continue
-        tensors = [given.pop(part) for part in parts]
-        if tensor.dim() and sum(t.numel() for t in tensors) != tensor.numel():
-            shapes = {part: tuple(t.shape) for part, t in zip(parts, tensors, strict=True)}
-            raise ValueError(
-                f"state_dict does not fit config={dict(config)}: {shapes} should fill {tuple(tensor.shape)}"
-            )
+        for part, theirs in zip(names[name], tensors, strict=True):
+            if theirs.shape != (fits := part.restore(tensor).shape):
+                raise ValueError(
+                    f"state_dict does not fit config={dict(config)}: {part.name} is {tuple(theirs.shape)}, "
+                    f"it should be {tuple(fits)}"
+                )
         loaded[name] = torch.cat([t.reshape(-1, *tensor.shape[1:]) for t in tensors]) if tensor.dim() else tensors[0]
     unexpected = [name for name in given if not re.fullmatch(original.unused, name)]
     if missing or unexpected:
@@ -109,10 +117,18 @@ def _with_quirks(config: Any, quirks: dict[str, Any]) -> Any:
 
 
 def _read(path: str | PathLike) -> Mapping[str, Tensor]:
+    """The state_dict in a file; training scripts like to save their arguments beside it, which is harmless."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors (pickled code?) and was not loaded: {error}") from error
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds more than tensors (pickled code?); it was not loaded, nothing in it ran"
+        ) from None
+    except (OSError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is truncated, or not a file of torch.save: {error}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

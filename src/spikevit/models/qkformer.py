@@ -27,7 +27,8 @@ STRIDES = {"cifar": (1, 2, 4), "imagenet": (4, 8, 16)}  # of the stages, by stem
 class QKFormerConfig(ModelConfig):
     """embed_dim: width D of the last stage; width_shares: D over each stage's width.
     depths, mixers: blocks and attention (any of `attention.MIXERS`) of each stage.
-    stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16). attention_threshold: of neurons behind attention.
+    stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16).
+    attention_threshold: of the neurons behind attention.
     legacy_batch_leak: the defect of the published code in SSA; its weights were trained and measured with it.
     """
 
@@ -40,6 +41,12 @@ class QKFormerConfig(ModelConfig):
     attention_threshold: float = 0.5
     stem: str = "imagenet"
     legacy_batch_leak: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width_shares", "depths", "mixers"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}={getattr(self, name)!r} must have one entry for each of the three stages")
 
 
 class PatchEmbed(nn.Module):
@@ -75,7 +82,6 @@ class QKFormer(SpikingModel):
             raise unknown("stem", config.stem, STRIDES)
         self.stride = STRIDES[config.stem][-1]
         super().__init__(config)
-        neuron = config.neuron
         widths = [config.embed_dim // share for share in config.width_shares]
         self.patch_embed = nn.ModuleList(self._embed(config, widths))
         self.stages = nn.ModuleList(self._stage(config, i, width) for i, width in enumerate(widths))

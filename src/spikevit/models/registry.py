@@ -89,7 +89,7 @@ def change_config(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
         if key == "image_size" and isinstance(value, int):
             value = (value, value)
         if key == "neuron" and not is_dataclass(value):
-            value = replace(config.neuron, **value)
+            value = change_config(config.neuron, value)
         values[key] = tuple(value) if isinstance(value, list) else value
     return replace(config, **values)
 

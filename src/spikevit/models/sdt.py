@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from spikevit.layers import ConvBN, MembraneConv, SpikingConv, max_pool
-from spikevit.models.encoder import Encoder, EncoderConfig
+from spikevit.models.encoder import Encoder, EncoderConfig, stride_of
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 
@@ -54,7 +54,7 @@ class SpikeDrivenTransformer(Encoder):
     membrane = True
 
     def __init__(self, config: SDTConfig):
-        self.stride = 2 ** len(config.pools)
+        self.stride = stride_of(config.pools, (0, 1, 2, 3))
         super().__init__(config, PatchSplitting(config.in_channels, config.embed_dim, config.pools, config.neuron))
         self.head_lif = config.neuron.build()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from spikevit.layers import SpikingConv
-from spikevit.models.encoder import Encoder, EncoderConfig
+from spikevit.models.encoder import Encoder, EncoderConfig, stride_of
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 
@@ -52,7 +52,7 @@ class Spikformer(Encoder):
     config: SpikformerConfig
 
     def __init__(self, config: SpikformerConfig):
-        self.stride = 2 ** len(config.pools)
+        self.stride = stride_of(config.pools, (0, 1, 2, 3))
         stem = PatchSplitting(config.in_channels, config.embed_dim, config.pools, config.neuron)
         super().__init__(config, stem, mixer_options={"bias": config.qkv_bias})
 

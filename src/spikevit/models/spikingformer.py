@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from spikevit.layers import ConvBN, MembraneConv
-from spikevit.models.encoder import Encoder, EncoderConfig
+from spikevit.models.encoder import Encoder, EncoderConfig, stride_of
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 
@@ -50,7 +50,7 @@ class Spikingformer(Encoder):
     membrane = True
 
     def __init__(self, config: SpikingformerConfig):
-        self.stride = 2 ** len(config.pools)
+        self.stride = stride_of(config.pools, (1, 2, 3, 4))
         super().__init__(config, Tokenizer(config.in_channels, config.embed_dim, config.pools, config.neuron))
 
 

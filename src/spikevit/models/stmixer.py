@@ -1,8 +1,8 @@
 """STMixer: spiking token mixing for asynchronous hardware (facts of the released code, commit 38a0786).
 
 One learnable matrix over tokens instead of attention, so that no two spikes are multiplied; strided convolutions
-instead of max pools; membrane potentials in the residual stream. Surrogate module learning (SML) adds ANN heads that are
-trained along and dropped at inference.
+instead of max pools; membrane potentials in the residual stream. Surrogate module learning (SML) adds ANN heads that
+are trained along and dropped at inference.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class STMixer(Encoder):
         if config.downsample_times not in STRIDES:
             raise ValueError(f"downsample_times={config.downsample_times} must be one of {sorted(STRIDES)}")
         if config.embed_dim % 8:
-            raise ValueError(
-                f"embed_dim={config.embed_dim} must be a multiple of 8, an eighth of it comes from the image"
-            )
+            raise ValueError(f"embed_dim={config.embed_dim} must be a multiple of 8: an eighth comes from the image")
         self.stride = 2**config.downsample_times
         dim, heads = config.embed_dim, config.num_heads
         stem = PatchSplitting(config.in_channels, dim, STRIDES[config.downsample_times], config.neuron)

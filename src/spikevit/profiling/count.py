@@ -6,6 +6,7 @@ but counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ class OperatorCount:
             operand.size += x.numel()
 
 
-def _convolution(x: Tensor, weight: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
-    return "conv", lambda out: out.numel() * prod(weight.shape[1:]), [x]
+def _convolution(x, weight, bias, stride, padding, dilation, transposed, *_):
+    return "conv", lambda out: (x if transposed else out).numel() * prod(weight.shape[1:]), [x]
 
 
 def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
@@ -81,20 +82,21 @@ OPERATORS: dict[Any, Callable[..., tuple[str, Callable[[Tensor], int], list[Tens
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operator; the innermost module that runs is the last of `running`."""
+    """Sees every operator; `running` are the modules that run, the innermost last, each with its operators so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.running: list[str] = []
-        self.counts: dict[tuple[str, str], OperatorCount] = {}
+        self.running: list[tuple[str, Counter[str]]] = [("", Counter())]
+        self.counts: dict[tuple[str, str, int], OperatorCount] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if func in OPERATORS:
             operator, macs, data = OPERATORS[func](*args)
-            module = self.running[-1] if self.running else ""
-            count = self.counts.setdefault((module, operator), OperatorCount(module, operator))
-            count.add(macs(out), data)
+            module, seen = self.running[-1]
+            key = module, operator, seen[operator]  # the n-th of its kind in one forward of the module
+            seen[operator] += 1
+            self.counts.setdefault(key, OperatorCount(module, operator)).add(macs(out), data)
         return out
 
 
@@ -107,7 +109,7 @@ def count(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> list[Operator
     with ExitStack() as stack:
         counter = stack.enter_context(_Counter())
         for name, module in model.named_modules():
-            enter = module.register_forward_pre_hook(lambda *_, name=name: counter.running.append(name))
+            enter = module.register_forward_pre_hook(lambda *_, name=name: counter.running.append((name, Counter())))
             leave = module.register_forward_hook(lambda *_: counter.running.pop() and None)
             stack.callback(enter.remove)
             stack.callback(leave.remove)

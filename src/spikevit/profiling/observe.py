@@ -17,10 +17,15 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
 
     name is the neuron's module name, spikes its output (T, B, …), not copied. The hooks go with the context.
     """
+
+    def hook(name: str):
+        def look(_module, _args, spikes) -> None:  # what a hook returns would take the place of the spikes
+            fn(name, spikes)
+
+        return look
+
     handles = [
-        module.register_forward_hook(lambda _module, _args, spikes, name=name: fn(name, spikes))
-        for name, module in model.named_modules()
-        if isinstance(module, Neuron)
+        module.register_forward_hook(hook(name)) for name, module in model.named_modules() if isinstance(module, Neuron)
     ]
     try:
         yield

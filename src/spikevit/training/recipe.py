@@ -166,13 +166,18 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         plain = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {source} is not valid YAML: {error}") from error
+    _check_keys(plain, Recipe)
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise ValueError(
                 f"{change!r} is not a change to the recipe; it would read key=value, as optimizer.lr=0.002"
             )
-        _set(plain, key.split("."), yaml.safe_load(value), whole=key)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{change!r}: the value is not valid YAML: {error}") from error
+        _set(plain, key.split("."), value, whole=key)
     _check_keys(plain, Recipe)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--recipe", type=Recipe, default=Recipe())
@@ -196,7 +201,7 @@ def _check_keys(plain: Any, kind: Any, where: str = "") -> None:
         return
     if not isinstance(plain, dict):
         raise ValueError(
-            f"recipe: {where or 'it'} must be a mapping of {[f.name for f in fields(kind)]}; got {plain!r}"
+            f"recipe: {where.rstrip('.') or 'it'} must be a mapping of {[f.name for f in fields(kind)]}; got {plain!r}"
         )
     hints = get_type_hints(kind)
     for key, value in plain.items():

@@ -52,20 +52,30 @@ def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
     return create_model(m.name, time_steps=m.time_steps, **fits, **m.config), data
 
 
-def new_run(recipe: Recipe, directory: str | Path) -> Path:
-    """Makes the directory of a new run and writes the whole recipe there; refuses one that is in use."""
-    directory = Path(directory)
+def refuse_used(directory: Path) -> None:
+    """A run never overwrites another one."""
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(
             f"{directory} is not empty; take another directory, or go on with: spikevit train --resume {directory}"
         )
+
+
+def is_helper() -> bool:
+    """Whether this is one of several processes of a run, and not the one that writes."""
+    return any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def new_run(recipe: Recipe, directory: str | Path) -> Path:
+    """Makes the directory of a new run and writes the whole recipe there; refuses one that is in use."""
+    directory = Path(directory)
+    refuse_used(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "recipe.yaml", lambda path: path.write_text(recipe.to_yaml()))
     return directory
 
 
-def train(directory: str | Path, *, progress: bool = True) -> dict[str, Any]:
-    """Trains, or goes on training, the run in `directory` (made by `new_run`), and tests its best checkpoint.
+def train(directory: str | Path, recipe: Recipe | None = None, *, progress: bool = True) -> dict[str, Any]:
+    """Trains as the recipe says in a new directory, or goes on with the run there, and tests its best checkpoint.
 
     Returns:
         What is then in results.json: test accuracy, right and total, best epoch, parameters, seconds, versions.
@@ -74,17 +84,20 @@ def train(directory: str | Path, *, progress: bool = True) -> dict[str, Any]:
         Interrupted: Ctrl-C or a signal; `train(directory)` goes on from the last whole epoch.
         NonFiniteLoss: with the step and the last good checkpoint.
     """
-    directory = Path(directory)
-    if not (directory / "recipe.yaml").is_file():
+    directory, started, new = Path(directory), time.monotonic(), recipe is not None and not is_helper()
+    if new:
+        refuse_used(directory)
+    elif recipe is None and not (directory / "recipe.yaml").is_file():
         raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
-    recipe = load_recipe(directory / "recipe.yaml")
-    started = time.monotonic()
+    recipe = recipe or load_recipe(directory / "recipe.yaml")
     model, data = build(recipe)
+    if new:  # only now that model and data are known to fit
+        new_run(recipe, directory)
     about = {"data": data.info.to_dict() | {"source": vars(recipe.data)}, "recipe": recipe.to_yaml()}
     module = Classifier(recipe, model, data)
     resume = directory / "resume.ckpt"
     _fit(make_trainer(recipe, directory, about, progress), module, resume if resume.exists() else None, directory)
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
+    if is_helper():
         return {}
     results = {**test(directory / "best.safetensors", data), "parameters": sum(p.numel() for p in model.parameters())}
     results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}

@@ -1,0 +1,170 @@
+"""Recipes: what is shipped, what can be changed, what a wrong word is answered with; the learning rate they mean."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from spikevit import create_model
+from spikevit.data import DATA_SETS
+from spikevit.training.module import lr_at
+from spikevit.training.recipe import Recipe, ScheduleRecipe, load_recipe, shipped_recipes
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe file and returns its path."""
+
+    def to_file(text: str):
+        (tmp_path / "mine.yaml").write_text(text)
+        return tmp_path / "mine.yaml"
+
+    return to_file
+
+
+# --- what is there, and what can be changed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_fit_a_model_and_a_data_set(name):
+    recipe = load_recipe(name)
+    assert recipe.data.name in DATA_SETS
+    with torch.device("meta"):
+        create_model(recipe.model.name, time_steps=recipe.model.time_steps, **recipe.model.config)
+
+
+def test_digits_is_shipped():
+    assert "digits" in shipped_recipes()
+    assert load_recipe("digits").model.name == "spikformer_tiny"
+
+
+def test_changes():
+    recipe = load_recipe(
+        "digits",
+        [
+            *("optimizer.lr=2e-3", "optimizer.betas=[0.8, 0.95]", "schedule.epochs=50", "schedule.epochs=60"),
+            *("model.config.depth=1", "model.config.neuron.kind=plif", "model.time_steps=null"),
+            *("data.root=/data/a=b", "augmentation.flip=true", "trainer.precision=64-true"),
+        ],
+    )
+    assert recipe.optimizer.lr == 0.002 and recipe.optimizer.betas == (0.8, 0.95)
+    assert recipe.schedule.epochs == 60, "the last one counts"
+    assert recipe.model.config == {"depth": 1, "neuron": {"kind": "plif"}} and recipe.model.time_steps is None
+    assert recipe.data.root == "/data/a=b" and recipe.augmentation.flip is True
+    assert recipe.trainer.precision == "64-true"
+    assert recipe.data.batch_size == load_recipe("digits").data.batch_size, "the rest is as it was"
+
+
+def test_a_file_says_only_what_it_is_about(write):
+    assert load_recipe(write("")) == Recipe()
+    recipe = load_recipe(write("model: {name: qkformer_tiny}\nschedule: {epochs: 7}"), ["schedule.warmup_epochs=1"])
+    assert (recipe.model.name, recipe.schedule.epochs, recipe.schedule.warmup_epochs) == ("qkformer_tiny", 7, 1)
+    assert recipe.optimizer == Recipe().optimizer
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_yaml_round_trip(name, write):
+    recipe = load_recipe(name, ["optimizer.betas=[0.8, 0.95]", "model.config.neuron.kind=plif", "data.root=/data"])
+    assert load_recipe(write(recipe.to_yaml())) == recipe
+    assert load_recipe(str(write(recipe.to_yaml()))).to_yaml() == recipe.to_yaml()
+
+
+# --- what a wrong word is answered with ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimzer.lr=1", "unknown recipe key 'optimzer'; did you mean optimizer"),
+        ("optimizer.lrr=1", "unknown recipe key 'optimizer.lrr'; did you mean optimizer.lr"),
+        ("augmentation.mixupp=1", "unknown recipe key 'augmentation.mixupp'; did you mean augmentation.mixup"),
+        ("model.name.tiny=1", "'model.name.tiny': 'name' has no fields below it"),
+        ("model=qkformer_tiny", "must be a mapping of ['name', 'time_steps', 'config']; got 'qkformer_tiny'"),
+        ("optimizer.lr=fast", "optimizer.lr"),
+        ("data.batch_size=1.5", "data.batch_size"),
+        ("optimizer.betas=[0.9]", "optimizer.betas"),
+        ("model.config=3", "model.config"),
+        (
+            "optimizer.lr",
+            "'optimizer.lr' is not a change to the recipe; it would read key=value, as optimizer.lr=0.002",
+        ),
+        ("optimizer.betas=[0.9", "optimizer.betas=[0.9"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0 must be greater than 0"),
+        ("optimizer.lr=.nan", "optimizer.lr=nan must be greater than 0"),
+        ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
+        ("trainer.accumulate=0", "trainer.accumulate=0 must be at least 1"),
+        ("trainer.devices=0", "trainer.devices=0 must be at least 1"),
+        ("regularisation.ema_decay=1", "regularisation.ema_decay=1.0 must be between 0 and 1"),
+        ("augmentation.erasing=2", "erasing is 2.0; it is a probability"),
+        ("schedule.epochs=0", "schedule.epochs=0 must be at least 1"),
+        ("schedule.warmup_epochs=-1", "schedule.warmup_epochs=-1 must be at least 0"),
+        ("schedule.cooldown_epochs=-1", "schedule.cooldown_epochs=-1 must be at least 0"),
+        ("schedule.epochs=3", "schedule.epochs=3 is less than warmup_epochs=4 + cooldown_epochs=0"),
+        ("schedule.cooldown_epochs=37", "schedule.epochs=40 is less than warmup_epochs=4 + cooldown_epochs=37"),
+    ],
+)
+def test_wrong_changes(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_recipe("digits", [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: {name: a}", "unknown recipe key 'modle'; did you mean model"),
+        ("model: {nmae: a}", "unknown recipe key 'model.nmae'; did you mean model.name"),
+        ("model: {time_steps: many}", "model.time_steps"),
+        ("model:", "must be a mapping of ['name', 'time_steps', 'config']; got None"),
+        ("- digits", "must be a mapping of ['model', 'data', "),
+        ("model: [1", "mine.yaml is not valid YAML"),
+        ("schedule: {epochs: 1}", "schedule.epochs=1 is less than warmup_epochs=3"),
+    ],
+)
+def test_wrong_files(write, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_recipe(write(text))
+
+
+def test_a_wrong_file_stays_wrong_with_changes(write):
+    with pytest.raises(ValueError, match="must be a mapping"):
+        load_recipe(write("- digits"), ["schedule.epochs=5"])
+
+
+def test_no_such_recipe(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown recipe 'digts'; did you mean digits\?"):
+        load_recipe("digts")
+    with pytest.raises(ValueError, match=r"there is no recipe file .*none\.yaml; shipped recipes: .*digits"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+# --- the learning rate -----------------------------------------------------------------------------------------------
+
+SCHEDULE = ScheduleRecipe(epochs=10, warmup_epochs=2, warmup_lr=0.1, min_lr=0.2, cooldown_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "lr"),
+    [
+        (0, 0.1),  # warm-up, a line from 0.1 to 1
+        (0.5, 0.325),
+        (1, 0.55),
+        (2 - 1e-9, 1.0),  # its end, the peak
+        (2, 0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2),  # a cosine from 1 at 0 to 0.2 at 8, entered a quarter of the way
+        (4, 0.6),  # half way
+        (6, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2),
+        (8 - 1e-9, 0.2),  # its end
+        (8, 0.2),  # cool-down
+        (9, 0.2),
+        (10, 0.2),
+    ],
+)
+def test_learning_rate(epoch, lr):
+    assert lr_at(epoch, 1.0, SCHEDULE) == pytest.approx(lr, rel=1e-7)
+
+
+def test_learning_rate_without_warm_up_and_cool_down():
+    schedule = ScheduleRecipe(epochs=4, warmup_epochs=0, min_lr=0.0)
+    assert [lr_at(e, 3.0, schedule) for e in range(5)] == pytest.approx(
+        [3.0, 1.5 * (1 + math.sqrt(0.5)), 1.5, 1.5 * (1 - math.sqrt(0.5)), 0.0]
+    )
