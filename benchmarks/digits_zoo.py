@@ -52,11 +52,15 @@ def row(model: str, seeds: range) -> str:
         with open(directory / "metrics.csv") as file:
             seconds.append(sum(float(line["seconds"]) for line in csv.DictReader(file)))
     accuracy = [100 * r["accuracy"] for r in results]
-    each = ", ".join(f"{a:.2f}" for a in accuracy)
-    return (
-        f"| {model} | {results[0]['parameters']:,} | {statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f} "
-        f"| {each} | {statistics.mean(seconds):.0f} | {100 * statistics.mean(rates):.1f} |"
+    cells = (
+        model,
+        f"{results[0]['parameters']:,}",
+        f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f}",
+        ", ".join(f"{a:.2f}" for a in accuracy),
+        f"{statistics.mean(seconds):.0f}",
+        f"{100 * statistics.mean(rates):.1f}",
     )
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -68,9 +72,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.side_by_side) as pool:
         list(pool.map(lambda job: train(*job), [(model, seed) for seed in seeds for model in reversed(models)]))
     print(f"{datetime.date.today()}, {platform.machine()}, one thread a run, torch {torch.__version__}\n")
-    print(
-        "| model | parameters | test accuracy, % (mean ± standard deviation) | each seed | training, s | firing rate, % |"
-    )
+    print("| model | parameters | test accuracy, % (mean ± std) | each seed | training, s | firing rate, % |")
     print("|---|---|---|---|---|---|")
     for model in models:
         print(row(model, seeds), flush=True)

@@ -157,15 +157,24 @@ def test_tracebacks_can_be_asked_for(cli, monkeypatch):
 
 
 def test_models(cli):
-    status, out, _ = cli("models", "qkformer*")
+    status, out, _ = cli("models", "qkformer*", "--markdown")
     assert status == 0 and "spikformer" not in out
     (row,) = [line for line in out.splitlines() if "qkformer_10_384" in line]
-    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["16,473,688", "3×224×224", "4", "1000"]
-    assert "spikformer_tiny" in cli("models")[1]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        *("`qkformer_10_384`", "16,473,688", "3×224×224", "4", "23.40"),
+        "ImageNet 78.80 (paper, with the batch-axis defect)",
+        "legacy_batch_leak",
+    ]
+    assert "16,473,688" in cli("models", "qkformer_10_384")[1]
+
+
+def test_readme_has_the_table_of_models(cli):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert cli("models", "--markdown")[1].strip() in readme, "paste what `spikevit models --markdown` prints"
 
 
 def test_models_without_a_match(refused):
-    assert "no model matches 'resnet*'; all of them: qkformer_4_384, " in refused("models", "resnet*")
+    assert "no model matches 'resnet*'; all of them: msvit_4_384, " in refused("models", "resnet*")
 
 
 def test_doctor(cli):

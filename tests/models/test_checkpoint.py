@@ -101,7 +101,9 @@ def test_foreign_safetensors(tmp_path, metadata):
 
 
 def test_family_of_a_later_version(tmp_path):
-    save_file({"weight": torch.ones(2)}, tmp_path / "m.safetensors", {"spikevit": '{"family": "Metaformer"}'})
+    save_file(
+        {"weight": torch.ones(2)}, tmp_path / "m.safetensors", {"spikevit": '{"format": 1, "family": "Metaformer"}'}
+    )
     with pytest.raises(ValueError, match="holds a Metaformer, which this version of spikevit does not know"):
         load_model(tmp_path / "m.safetensors")
 
@@ -117,7 +119,7 @@ def test_checkpoint_of_another_model(saved):
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(ValueError, match="of another model, spikformer_tiny; this one is qkformer_tiny") as error:
         load_weights(other, saved[1])
-    assert "tensors differ, such as blocks.0.attn.proj_out.bn.bias: (16,) there, none here" in str(error.value)
+    assert "tensors differ, such as blocks.0.attn.proj_in.bn.bias: (48,) there, none here" in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items()), "nothing was loaded"
 
 

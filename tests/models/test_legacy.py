@@ -221,7 +221,7 @@ class Trap:
 def test_pickled_code_is_refused_and_does_not_run(tmp_path):
     trap, path = tmp_path / "sprung", tmp_path / "best.pth"
     torch.save({"model": originals(ours("qkformer_cifar")), "args": Trap(trap)}, path)
-    with pytest.raises(ValueError, match=r"best\.pth holds more than tensors \(pickled code\?\) and was not loaded"):
+    with pytest.raises(ValueError, match=r"best\.pth holds more than tensors \(pickled code\?\); it was not loaded"):
         load("qkformer_cifar", path)
     assert not trap.exists()
     torch.load(path, weights_only=False)

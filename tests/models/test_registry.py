@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,16 +11,11 @@ import torch.nn.functional as F
 from spikevit import create_model, list_models
 from spikevit.models import registry
 from spikevit.models.registry import change_config, config_to_dict, model_entry, register
-from spikevit.neurons import IF, NeuronConfig, ParametricLIF
+from spikevit.neurons import IF, ParametricLIF
 from spikevit.neurons.lif import Neuron
 
 TINY = list_models("*_tiny")
-NAMES = [
-    *("qkformer_4_384", "qkformer_10_384", "qkformer_10_512", "qkformer_10_768", "qkformer_tiny"),
-    *("spikformer_2_384", "spikformer_4_256", "spikformer_4_384", "spikformer_6_512", "spikformer_8_384"),
-    *("spikformer_8_512", "spikformer_8_768", "spikformer_10_512", "spikformer_tiny"),
-]
-SIZES = {  # of the originals, 10 classes for CIFAR and 1000 for ImageNet
+SIZES = {  # of the originals, 10 classes for CIFAR (STMixer, MSViT's channel form: 100) and 1000 for ImageNet
     "spikformer_4_256": 4_159_274,
     "spikformer_2_384": 5_768_122,
     "spikformer_4_384": 9_330_874,
@@ -32,8 +28,28 @@ SIZES = {  # of the originals, 10 classes for CIFAR and 1000 for ImageNet
     "qkformer_10_384": 16_473_688,
     "qkformer_10_512": 29_079_336,
     "qkformer_10_768": 64_962_760,
+    "msvit_4_384": 7_558_762,
+    "msvit_4_384_channel": 7_445_956,
+    "msvit_10_384": 17_686_216,
+    "msvit_10_512": 31_232_616,
+    "msvit_10_768": 69_802_408,
+    "spikingformer_4_384": 9_326_266,
+    "sdt_2_256": 2_567_082,
+    "sdt_2_512": 10_233_546,
+    "sdt_8_768": 66_339_144,
+    "stmixer_4_384": 8_258_324,
+    "stmixer_10_384": 17_531_156,
+    "stmixer_8_768": 61_167_432,
 }
-HEADS = {"spikformer_4_384": 12, "spikformer_8_512": 8, "spikformer_8_768": 12}  # as published
+UNCOUNTED = {"spikingformer_4_256", "spikingformer_2_384", "sdt_8_384", "sdt_8_512"} | {
+    f"spikingformer_8_{dim}" for dim in (384, 512, 768)
+}
+HEADS = {  # as published
+    **{"spikformer_4_384": 12, "spikformer_8_512": 8, "spikformer_8_768": 12, "spikingformer_4_384": 12},
+    **{"spikingformer_8_512": 8, "spikingformer_8_768": 12, "stmixer_4_384": 16, "stmixer_10_384": 16},
+    **dict.fromkeys(["sdt_2_256", "sdt_2_512", "sdt_8_384", "sdt_8_512", "sdt_8_768", "qkformer_4_384"], 8),
+    **{f"{family}_10_{dim}": h for family in ("qkformer", "msvit") for dim, h in ((384, 6), (512, 8), (768, 12))},
+}
 
 
 def on_meta(name: str, **config):
@@ -45,48 +61,56 @@ def parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def unused(config) -> int:
-    """Spikformer's original has two LayerNorms a block that nothing runs; we do not build them."""
-    return 4 * config.embed_dim * config.depth
+def unused(name: str, config) -> int:
+    """Parameters of the originals that nothing there runs, and that we do not build."""
+    if name.startswith(("spikformer", "spikingformer")):
+        return 4 * config.embed_dim * config.depth  # two LayerNorms a block
+    return config.num_heads**2 * config.depth if name.startswith("sdt") else 0  # a convolution over heads
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
 
 
-def test_every_published_model_has_its_size():
-    assert set(SIZES) == set(list_models()) - set(TINY)
+def test_every_counted_model_has_its_size():
+    assert set(SIZES) | UNCOUNTED == set(list_models()) - set(TINY)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_those_of_the_originals(name):
     model = on_meta(name)
-    more = unused(model.config) if name.startswith("spikformer") else 0
-    assert parameters(model) + more == SIZES[name]
+    assert parameters(model) + unused(name, model.config) == SIZES[name]
 
 
-def test_cifar100_size():
-    assert parameters(on_meta("qkformer_4_384", num_classes=100)) == 6_740_884
+@pytest.mark.parametrize(
+    ("name", "config", "size"),
+    [
+        ("qkformer_4_384", {"num_classes": 100}, 6_740_884),
+        ("stmixer_4_384", {"sml": True}, 13_268_188),
+        ("stmixer_10_384", {"sml": True}, 30_828_552),
+    ],
+)
+def test_sizes_of_other_forms(name, config, size):
+    assert parameters(on_meta(name, **config)) == size
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", sorted(set(SIZES) | UNCOUNTED))
 def test_names_say_depth_and_width(name):
-    family, depth, width = name.split("_")
+    _, depth, width, *_ = name.split("_")
     config = on_meta(name).config
-    depths = {"spikformer": lambda: config.depth, "qkformer": lambda: sum(config.depths)}
-    assert depths[family]() == int(depth)
+    assert (sum(config.depths) if hasattr(config, "depths") else config.depth) == int(depth)
     assert config.embed_dim == int(width)
-    assert config.time_steps == 4
+    assert config.time_steps == (1 if name in ("stmixer_10_384", "stmixer_8_768") else 4)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", sorted(set(SIZES) | UNCOUNTED))
 def test_inputs_and_heads(name):
     model = on_meta(name)
     config = model.config
     cifar = config.image_size == (32, 32)
     assert cifar or config.image_size == (224, 224)
-    assert (model.stride, config.num_classes) == ((4, 10) if cifar else (16, 1000))
-    per_head = {"spikformer": 32 if cifar else 64, "qkformer": 48 if cifar else 64}[name.split("_")[0]]
-    assert config.num_heads == config.embed_dim // per_head
+    assert model.stride == (4 if cifar else 16)
+    classes = 1000 if not cifar else 100 if name.startswith("stmixer") or name.endswith("channel") else 10
+    assert config.num_classes == classes
     assert config.num_heads == HEADS.get(name, config.num_heads)
 
 
@@ -94,18 +118,20 @@ def test_inputs_and_heads(name):
 def test_tiny_models(name):
     model = on_meta(name)
     assert (model.config.in_channels, model.config.image_size) == (3, (32, 32))
-    assert parameters(model) < 200_000
+    assert parameters(model) < 250_000
     assert model.name == name
 
 
 def test_list_is_sorted_by_family_and_size():
-    assert list_models() == NAMES
+    assert list_models("qkformer*") == [f"qkformer_{size}" for size in ("4_384", "10_384", "10_512", "10_768", "tiny")]
+    families = [name.split("_")[0] for name in list_models()]
+    assert families == sorted(families)
 
 
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("*_tiny", ["qkformer_tiny", "spikformer_tiny"]),
+        ("qk*_tiny", ["qkformer_tiny"]),
         ("qkformer_10_*", ["qkformer_10_384", "qkformer_10_512", "qkformer_10_768"]),
         ("spikformer_[24]_384", ["spikformer_2_384", "spikformer_4_384"]),
         ("qkformer", []),
@@ -141,7 +167,7 @@ def test_other_neurons(name, kind, layer):
     model = runs(create_model(name, neuron=neuron))
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
     assert neurons and all(type(m) is layer and m.reset == "soft" for m in neurons)
-    assert model.config.neuron == NeuronConfig(kind=kind, surrogate="atan", reset="soft")
+    assert model.config.neuron == replace(model_entry(name).config.neuron, **neuron)
     if kind == "plif":
         assert any(m.w.grad != 0 for m in neurons)
 
@@ -180,7 +206,7 @@ def test_registering_a_name():
     ("name", "config", "message"),
     [
         ("spikformer_tny", {}, "unknown model 'spikformer_tny'; did you mean spikformer_tiny"),
-        ("zzz", {}, "unknown model 'zzz'; known: qkformer_10_384, .*spikformer_tiny"),
+        ("zzz", {}, "unknown model 'zzz'; known: msvit_10_384, .*stmixer_tiny"),
         ("spikformer_tiny", {"depht": 1}, "unknown field of SpikformerConfig 'depht'; did you mean depth?"),
         ("qkformer_tiny", {"qkv_bias": True}, "unknown field of QKFormerConfig 'qkv_bias'"),
         ("spikformer_tiny", {"neuron": {"kind": "plf"}}, "unknown neuron kind 'plf'; did you mean plif"),

@@ -23,11 +23,12 @@ def run(name: str) -> dict:
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             if tensor.dim() > 1:
-                values = random.randint(-64, 65, tensor.shape) / 128 / (tensor[0].numel() ** 0.5 / 4)
+                inputs = tensor.shape[-1] / 16 if key.endswith("mixing.weight") else tensor[0].numel()
+                values = random.randint(-64, 65, tensor.shape) / 128 / (inputs**0.5 / 4)
             elif key.endswith("running_var"):
                 values = random.randint(16, 64, tensor.shape) / 128
             else:
-                values = random.randint(-32, 65, tensor.shape) / 128 + key.endswith("bn.weight")
+                values = random.randint(-32, 97, tensor.shape) / 128 + key.endswith("bn.weight")
             tensor.copy_(torch.from_numpy(values))
     images = torch.from_numpy(random.randint(-64, 65, (2, 3, 32, 32)) / 32)
     spikes = {

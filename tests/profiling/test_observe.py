@@ -18,7 +18,7 @@ def firing(name: str = "spikformer_tiny"):
     model = create_model(name, image_size=16).double().eval()
     for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
         nn.init.uniform_(bn.running_var, 0.02, 0.1)
-        nn.init.uniform_(bn.bias, -0.2, 0.6)
+        nn.init.uniform_(bn.bias, 0.0, 0.8)
     return model
 
 

@@ -100,8 +100,8 @@ def test_yaml_round_trip(name, write):
         ("schedule.epochs=0", "schedule.epochs=0 must be at least 1"),
         ("schedule.warmup_epochs=-1", "schedule.warmup_epochs=-1 must be at least 0"),
         ("schedule.cooldown_epochs=-1", "schedule.cooldown_epochs=-1 must be at least 0"),
-        ("schedule.epochs=3", "schedule.epochs=3 is less than warmup_epochs=4 + cooldown_epochs=0"),
-        ("schedule.cooldown_epochs=37", "schedule.epochs=40 is less than warmup_epochs=4 + cooldown_epochs=37"),
+        ("schedule.epochs=2", "schedule.epochs=2 is less than warmup_epochs=3 + cooldown_epochs=0"),
+        ("schedule.cooldown_epochs=37", "schedule.epochs=30 is less than warmup_epochs=3 + cooldown_epochs=37"),
     ],
 )
 def test_wrong_changes(change, message):

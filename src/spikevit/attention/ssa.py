@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from spikevit.attention.mixer import Mixer
-from spikevit.layers import LinearBN
+from spikevit.layers import LinearBN, SpikingLinear
 from spikevit.neurons import Stream
 
 
@@ -50,5 +50,6 @@ class SSA(Mixer):
             return super().project(x, stream)
         if stream is not None:
             raise ValueError("legacy_batch_leak=True lets images leak into each other and cannot run step by step")
+        assert isinstance(self.proj_out, SpikingLinear)
         currents = LinearBN.forward(self.proj_out, x)
         return self.proj_out.lif(currents.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -205,7 +205,9 @@ def _staged(kind: type[QKFormerConfig], stem: str, mixer: str | None = None):
     def make(config: Mapping[str, Any]) -> QKFormerConfig:
         values = _common(config) | {"depths": (*early, config["depths"] - sum(early)), "stem": stem}
         values["num_heads"] = 8 if stem == "cifar" else config["num_heads"]
-        return kind(**values, **({"mixers": (mixer, mixer, "ssa")} if mixer else {}))
+        if mixer:
+            values["mixers"] = (mixer, mixer, "ssa")
+        return kind(**values)
 
     return make
 

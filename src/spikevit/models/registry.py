@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import asdict, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from spikevit.errors import unknown
+from spikevit.neurons.config import NeuronConfig
 
 if TYPE_CHECKING:
     from spikevit.models.base import ModelConfig, SpikingModel
@@ -18,6 +19,8 @@ class Entry(NamedTuple):
     build: type[SpikingModel]
     config: ModelConfig
 
+
+Config = TypeVar("Config", "ModelConfig", NeuronConfig)
 
 _MODELS: dict[str, Entry] = {}
 
@@ -79,7 +82,7 @@ def create_model(
     return model
 
 
-def change_config(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
+def change_config(config: Config, changes: dict[str, Any]) -> Config:
     """A copy of a config with some fields changed; plain values (lists, mappings of a YAML file) are welcome."""
     known = {f.name for f in fields(config)}
     values: dict[str, Any] = {}
