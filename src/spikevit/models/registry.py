@@ -92,7 +92,7 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
         if key == "image_size" and isinstance(value, int):
             value = (value, value)
         if key == "neuron" and not is_dataclass(value):
-            value = change_config(config.neuron, value)
+            value = change_config(config.neuron, value)  # type: ignore[attr-defined]
         values[key] = tuple(value) if isinstance(value, list) else value
     return replace(config, **values)
 

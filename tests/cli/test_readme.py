@@ -1,0 +1,41 @@
+"""The README keeps its word: its Python runs, its commands exist, what it links to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spikevit.cli.main import VERBS
+from spikevit.training.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+COMMANDS = [line.split("#")[0].split() for kind, text in BLOCKS if not kind for line in text.splitlines() if line.strip()]
+
+
+def test_python():
+    (code,) = (text for kind, text in BLOCKS if kind == "python")
+    names: dict = {}
+    exec(code, names)
+    assert names["steps"].shape == (4, 8, 10) and names["logits"].shape == (8, 10)
+    assert names["spikes"]["blocks.0.attn.proj_in.lif"].shape == (4, 8, 64, 1152)
+
+
+def test_commands():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    verbs = set()
+    for program, *words in COMMANDS:
+        assert program in ("make", "spikevit", "pip")
+        if program == "make":
+            assert words[0] in targets
+        if program == "spikevit":
+            verbs.add(words[0])
+        if words[:2] == ["train", "digits"]:
+            load_recipe("digits", words[2:])
+    assert verbs == set(VERBS) - {"demo"}, "each verb is shown once; the demo is `make demo`"
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_links(target):
+    assert (ROOT / target).exists()
