@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check docs clean
 
 help:
 	@echo "make demo    train a tiny spiking transformer on real images and look at it (3 minutes)"
 	@echo "make test    all tests"
-	@echo "make check   lint and types"
+	@echo "make check   lint, types and documentation"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove the virtual environment and what the targets made"
 
 demo: $(VENV)/.installed
@@ -17,8 +18,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 --dist worksteal
 
-check: $(VENV)/.installed
+check: $(VENV)/.installed docs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,4 +31,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site

@@ -46,10 +46,9 @@ def differences(leak: bool) -> tuple[np.ndarray, np.ndarray]:
     logits = (model(batch, per_step=True) - model(other, per_step=True)).abs().amax(-1)
     changed = torch.zeros(logits.shape, dtype=torch.float64)
     neurons = 0
-    for name, ours in record_spikes(model, batch).items():
-        theirs = record_spikes(model, other)[name]
+    for runs in zip(record_spikes(model, batch).values(), record_spikes(model, other).values(), strict=True):
         # with the defect, one layer hands out (T·B, ...): time and batch in one axis
-        ours, theirs = (s.reshape(*logits.shape, -1) for s in (ours, theirs))
+        ours, theirs = (spikes.reshape(*logits.shape, -1) for spikes in runs)
         changed += (ours != theirs).sum(-1)
         neurons += ours.shape[-1]
     return logits.numpy(), (100 * changed / neurons).numpy()

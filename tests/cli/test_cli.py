@@ -162,7 +162,7 @@ def test_models(cli):
     (row,) = [line for line in out.splitlines() if "qkformer_10_384" in line]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         *("`qkformer_10_384`", "16,473,688", "3×224×224", "4", "23.40"),
-        "ImageNet 78.80 (paper, with the batch-axis defect)",
+        "ImageNet 78.80¹",
         "legacy_batch_leak",
     ]
     assert "16,473,688" in cli("models", "qkformer_10_384")[1]

@@ -11,7 +11,9 @@ from spikevit.training.recipe import load_recipe
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
-COMMANDS = [line.split("#")[0].split() for kind, text in BLOCKS if not kind for line in text.splitlines() if line.strip()]
+COMMANDS = [
+    line.split("#")[0].split() for kind, text in BLOCKS if not kind for line in text.splitlines() if line.strip()
+]
 
 
 def test_python():

@@ -6,7 +6,14 @@ import argparse
 from dataclasses import fields
 
 EXAMPLE = "examples:\n  spikevit models 'qkformer*'\n  spikevit models --markdown"
-COLUMNS = ("model", "parameters", "image", "T", "dense GFLOPs", "published top-1, %", "quirks")
+COLUMNS = ("model", "parameters", "image", "T", "GFLOPs", "published top-1, %", "quirks")
+PUBLISHED = COLUMNS.index("published top-1, %")
+MARKS = {"paper": "", "paper, with the batch-axis defect": "¹", "paper, 288²": "²"}
+NOTES = (
+    "GFLOPs: dense multiply-accumulates of one image over all T steps, as papers count them.",
+    "Published accuracies are those of the papers, not measured here: ¹ with the batch-axis defect; ² at 288×288.",
+    "Quirks: options for defects of released code that published weights need, off by default.",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         print("\n".join(markdown(names)))
         return 0
-    table = Table(*COLUMNS, caption="GFLOPs: multiply-accumulates of one image over all T steps, as papers count them")
-    for column in table.columns[1:5]:
-        column.justify = "right"
+    table = Table(*COLUMNS, caption=" ".join(NOTES))
+    for i, column in enumerate(table.columns):
+        column.no_wrap = i != PUBLISHED
+        column.justify = "right" if 1 <= i < PUBLISHED else "left"
     for name in names:
         table.add_row(*row(name))
     Console().print(table)
@@ -38,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def markdown(names: list[str]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [" | ".join(COLUMNS), "|".join("---" if i in (0, 5, 6) else "---:" for i in range(len(COLUMNS)))]
-    lines += [" | ".join([f"`{cells[0]}`", *cells[1:]]) for cells in map(row, names)]
-    return [f"| {line} |" if "---" not in line else f"|{line}|" for line in lines]
+    """The lines of a Markdown table, and its notes."""
+    rule = ["---" if i in (0, *range(PUBLISHED, len(COLUMNS))) else "---:" for i in range(len(COLUMNS))]
+    rows = [[f"`{name}`", *cells] for name, *cells in map(row, names)]
+    return [*(f"| {' | '.join(cells)} |" for cells in [COLUMNS, rule, *rows]), "", *(f"{note}  " for note in NOTES)]
 
 
 def row(name: str) -> tuple[str, ...]:
@@ -55,15 +63,13 @@ def row(name: str) -> tuple[str, ...]:
     with torch.device("meta"):
         model = create_model(name).eval()
     c = model.config
-    results = published(name)
-    notes = sorted({result.note for result in results})
-    known = ", ".join(f"{result.data} {result.top1:.2f}" for result in results)
+    known = ", ".join(f"{r.data} {r.top1:.2f}{MARKS[r.note]}" for r in published(name))
     return (
         name,
         f"{sum(p.numel() for p in model.parameters()):,}",
         f"{c.in_channels}×{c.image_size[0]}×{c.image_size[1]}",
         str(c.time_steps),
         f"{dense_macs(model) / 1e9:.2f}",
-        f"{known} ({'; '.join(notes)})" if known else "–" if name.endswith("_tiny") else "not known",
+        known or ("–" if name.endswith("_tiny") else "not known"),
         ", ".join(f.name for f in fields(c) if f.name.startswith("legacy_")),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from spikevit.data.config import AugmentConfig
+from spikevit.data.optional import need
 from spikevit.errors import unknown
 
 
@@ -150,9 +151,7 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: no such recipe, a key it does not know (with the nearest ones), or a value of the wrong type.
     """
-    import yaml
-    from jsonargparse import ArgumentError, ArgumentParser
-
+    yaml, jsonargparse = need("yaml", "train"), need("jsonargparse", "train")
     path = Path(source)
     if not path.suffix:
         if str(source) not in shipped_recipes():
@@ -179,11 +178,11 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
             raise ValueError(f"{change!r}: the value is not valid YAML: {error}") from error
         _set(plain, key.split("."), value, whole=key)
     _check_keys(plain, Recipe)
-    parser = ArgumentParser(exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--recipe", type=Recipe, default=Recipe())
     try:
         return parser.instantiate_classes(parser.parse_object({"recipe": plain})).recipe
-    except ArgumentError as error:
+    except jsonargparse.ArgumentError as error:
         raise ValueError(f"recipe {source}: {error}") from error
 
 
