@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """A table of names, sizes, operations, published accuracies and quirks."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -35,13 +36,17 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         print("\n".join(markdown(names)))
         return 0
-    table = Table(*COLUMNS, caption=" ".join(NOTES))
+    table = Table(*COLUMNS, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
     for i, column in enumerate(table.columns):
-        column.no_wrap = i != PUBLISHED
+        column.no_wrap = i < PUBLISHED
+        column.overflow = "fold"
         column.justify = "right" if 1 <= i < PUBLISHED else "left"
     for name in names:
         table.add_row(*row(name))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for note in NOTES:
+        console.print(note, style="dim")
     return 0
 
 
