@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from contextlib import redirect_stdout, suppress
 from io import StringIO
-from pathlib import Path
 from unittest import mock
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 
 def on_page_markdown(markdown: str, **_) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from spikevit.errors import unknown
 from spikevit.models.base import SpikingModel
-from spikevit.models.originals import SOURCES, units
+from spikevit.models.originals import units
+from spikevit.models.sources import SOURCES
 
 
 class Original(NamedTuple):
@@ -66,7 +67,7 @@ def load_original(
     """A model of ours with the weights of an original repository's checkpoint.
 
     Args:
-        source: which code made it, one of `originals.SOURCES`: "spikformer_cifar", "qkformer_imagenet", "stmixer", …
+        source: which code made it, one of `sources.SOURCES`: "spikformer_cifar", "qkformer_imagenet", "stmixer", …
         config: the keyword arguments of the original's model (img_size_h, embed_dims, num_heads, depths, T, …).
         state_dict: its tensors by name, or a .pth file of them (also under a "model" or "state_dict" key). Files
             are read with `weights_only`: pickled code in them is refused, not run.
