@@ -177,3 +177,14 @@ def test_facts_of_the_field():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_compiled_by_inductor():
+    x = torch.randn(4, 3, 64) * 2
+    torch._dynamo.reset()
+    compiled = torch.compile(LIF(), fullgraph=True)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    spikes, expected = compiled(ours), LIF()(theirs)
+    spikes.sum().backward(), expected.sum().backward()
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
