@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from spikevit import load_model
+from spikevit.models.checkpoint import read_about
 from spikevit.training import callbacks, run
 from spikevit.training.module import Classifier
 from spikevit.training.recipe import load_recipe
@@ -207,3 +208,18 @@ def test_two_processes_equal_one(tmp_path):
     parameters = {name for name, _ in load_model(tmp_path / "one" / "last.safetensors").named_parameters()}
     for name in parameters:
         torch.testing.assert_close(ours[f"model.{name}"], theirs[f"model.{name}"], rtol=0, atol=1e-9)
+
+
+def test_best_is_by_accuracy_then_loss(tmp_path, monkeypatch):
+    """Of epochs that are equally accurate, the one that is surer; of a resumed run too."""
+    figures = iter([(0.5, 2.0), (0.9, 1.0), (0.9, 0.5), (0.9, 0.7), (0.8, 0.1)])
+    original = callbacks.epoch_row
+
+    def row(*args):
+        accuracy, loss = next(figures)
+        return original(*args) | {"val_accuracy": accuracy, "val_loss": loss}
+
+    monkeypatch.setattr(callbacks, "epoch_row", row)
+    train(start(tmp_path / "run", "schedule.epochs=5"), progress=False)
+    assert read_about(tmp_path / "run" / "best.safetensors")["epoch"] == 3
+    assert read_about(tmp_path / "run" / "last.safetensors")["epoch"] == 5

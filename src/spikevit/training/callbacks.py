@@ -16,22 +16,22 @@ FIELDS = ("epoch", "step", "lr", "loss", "val_loss", "val_accuracy", "seconds")
 class RunFiles(pl.Callback):
     """At the end of every epoch: a row of metrics.csv, last.safetensors, best.safetensors, and resume.ckpt.
 
-    best is by validation accuracy, the earliest of equals. resume.ckpt holds what exact continuation needs besides:
-    optimiser, schedule, raw and averaged weights, loops.
+    best is by validation accuracy, and by validation loss among equals. resume.ckpt holds what exact continuation
+    needs besides: optimiser, schedule, raw and averaged weights, loops.
     """
 
     def __init__(self, directory: Path, about: dict[str, Any]):
         self.directory = directory
         self.about = about
-        self.best = -1.0
+        self.best = (-1.0, 0.0)  # accuracy, minus loss
         self.started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far, so that a resumed run keeps its best checkpoint."""
+        """The best epoch's figures so far, so that a resumed run keeps its best checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Back to the best accuracy so far."""
+        """Back to the best so far."""
         self.best = state_dict["best"]
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -42,8 +42,8 @@ class RunFiles(pl.Callback):
         """Writes everything; each file whole or not at all."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = epoch_row(trainer, metrics, time.monotonic() - self.started)
-        improved = row["val_accuracy"] > self.best
-        self.best = max(self.best, row["val_accuracy"])
+        figures = (row["val_accuracy"], -row["val_loss"])
+        improved, self.best = figures > self.best, max(figures, self.best)
         if trainer.is_global_zero:
             append_row(self.directory / "metrics.csv", row)
             about = self.about | {"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]}
