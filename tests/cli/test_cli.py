@@ -367,3 +367,14 @@ def test_predict_refuses(refused, digit):
     assert "there is no checkpoint none.safetensors" in refused("predict", "none.safetensors", "digit.png")
     save_model(create_model("spikformer_tiny"), path)
     assert "does not say what data it was trained on" in refused("predict", path, "digit.png")
+
+
+@pytest.mark.parametrize(
+    ("program", "prefix"),
+    [(".venv/bin/spikevit", ".venv/bin/"), ("/elsewhere/bin/spikevit", ""), ("src/spikevit/cli/main.py", "")],
+)
+def test_demo_names_commands_as_it_was_called(program, prefix, monkeypatch):
+    from spikevit.cli import demo
+
+    monkeypatch.setattr(sys, "argv", [program, "demo"])
+    assert demo._bin() == prefix

@@ -64,8 +64,6 @@ def _bin() -> str:
     """How this command was called, so that the next ones work too: ".venv/bin/" under make."""
     import sys
 
-    program = Path(sys.argv[0])
-    try:
-        return f"{program.parent.relative_to(Path.cwd())}/"
-    except ValueError:
-        return ""
+    program = Path(sys.argv[0]).absolute()
+    inside = program.name == "spikevit" and program.is_relative_to(Path.cwd())
+    return f"{program.parent.relative_to(Path.cwd())}/" if inside else ""
