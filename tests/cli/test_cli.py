@@ -215,7 +215,7 @@ def test_doctor_says_how_to_get_what_is_missing(cli, monkeypatch):
         (["digits", "model.config.neuron.kidn=if"], "'kidn'; did you mean kind"),
         (["digits", "model.config.num_classes=7"], "model.config sets ['num_classes'], which the data set decides"),
         (["digits", "data.name=cifar"], "unknown data set 'cifar'; did you mean cifar10"),
-        (["digits", "--resume", "run"], "--resume takes the recipe and the directory of the run"),
+        (["digits", "--resume", "run"], "--resume goes on as the run's own recipe says"),
         (["--resume", "run"], "run is not the directory of a run: there is no recipe.yaml in it"),
     ],
 )

@@ -22,6 +22,7 @@ def test_python():
     exec(code, names)
     assert names["steps"].shape == (4, 8, 10) and names["logits"].shape == (8, 10)
     assert names["spikes"]["blocks.0.attn.proj_in.lif"].shape == (4, 8, 64, 1152)
+    assert all(spikes.any() for spikes in names["spikes"].values()), "what is shown must be alive"
 
 
 def test_commands():

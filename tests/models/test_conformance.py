@@ -139,6 +139,8 @@ def test_wrong_inputs(name):
         model(torch.randn(3, *SIZE))
     with pytest.raises(ValueError, match=r"floating point.*uint8"):
         model(torch.zeros(1, 3, *SIZE, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"state is of 3 images, there are 2: state\[keep\]"):
+        model.step(images(2), model.step(images(3))[1])
     with pytest.raises(ValueError, match="another model's state|neurons"):
         _, state = model.step(images(1))
         state.membranes = state.membranes[:-1]

@@ -168,3 +168,8 @@ def test_learning_rate_without_warm_up_and_cool_down():
     assert [lr_at(e, 3.0, schedule) for e in range(5)] == pytest.approx(
         [3.0, 1.5 * (1 + math.sqrt(0.5)), 1.5, 1.5 * (1 - math.sqrt(0.5)), 0.0]
     )
+
+
+def test_a_key_without_its_group_is_found():
+    with pytest.raises(ValueError, match=r"unknown recipe key 'epochs'; did you mean schedule\.epochs\?"):
+        load_recipe("digits", ["epochs=3"])

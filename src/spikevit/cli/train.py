@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume:
         if args.recipe or args.out:
-            raise ValueError("--resume takes the recipe and the directory of the run; give neither a recipe nor --out")
+            raise ValueError("--resume goes on as the run's own recipe says: without another recipe, changes or --out")
         directory, recipe = args.resume, None
     elif not args.recipe:
         raise ValueError(f"which recipe? shipped: {', '.join(shipped_recipes())}; or a YAML file, or --resume RUN")

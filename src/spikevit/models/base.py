@@ -73,6 +73,10 @@ class SpikingModel(nn.Module):
         """
         if images.dim() != 4:
             raise ValueError(f"step takes images of one step, (B, C, H, W); got shape {tuple(images.shape)}")
+        if state is not None and any(len(v) != len(images) for v in state):
+            raise ValueError(
+                f"state is of {len(state.membranes[0])} images, there are {len(images)}: state[keep] goes on with some"
+            )
         stream = Stream(state)
         logits = self.logits(self.maps(images[None]), stream)[0]
         return logits, stream.state()

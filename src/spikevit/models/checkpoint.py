@@ -69,7 +69,8 @@ def read_about(path: str | Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint {path}")
+        inside = "; it is a directory, a run's model is its best.safetensors" if Path(path).is_dir() else ""
+        raise ValueError(f"there is no checkpoint {path}{inside}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

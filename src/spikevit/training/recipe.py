@@ -121,7 +121,7 @@ class Recipe:
         if s.warmup_epochs + s.cooldown_epochs > s.epochs:
             raise ValueError(
                 f"schedule.epochs={s.epochs} is less than warmup_epochs={s.warmup_epochs} + "
-                f"cooldown_epochs={s.cooldown_epochs}"
+                f"cooldown_epochs={s.cooldown_epochs}; change schedule.warmup_epochs too"
             )
         if not self.optimizer.lr > 0:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be greater than 0")
@@ -205,5 +205,7 @@ def _check_keys(plain: Any, kind: Any, where: str = "") -> None:
     hints = get_type_hints(kind)
     for key, value in plain.items():
         if key not in hints:
-            raise unknown("recipe key", f"{where}{key}", [f"{where}{name}" for name in hints])
+            below = [f"{name}.{f.name}" for name, hint in hints.items() if is_dataclass(hint) for f in fields(hint)]
+            same = [name for name in below if name.endswith(f".{key}")]
+            raise unknown("recipe key", f"{where}{key}", same or [f"{where}{name}" for name in hints])
         _check_keys(value, hints[key], f"{where}{key}.")
