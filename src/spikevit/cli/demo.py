@@ -21,14 +21,14 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.cli.train import free_directory
     from spikevit.data import normalise
-    from spikevit.models.checkpoint import load_model
+    from spikevit.models.checkpoint import load_model, read_about
     from spikevit.profiling.conventions import paper
     from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates
     from spikevit.report.picture import draw
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import build, train
+    from spikevit.training.run import load_data_of, train
 
     console = Console(highlight=False)
     recipe = load_recipe("digits", args.changes)
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     results = train(directory, recipe)
 
     model = load_model(directory / "best.safetensors")
-    _, data = build(recipe)
+    data = load_data_of(read_about(directory / "best.safetensors"))
     images, labels = data.split("test").__getitems__(range(results["total"]))  # type: ignore[attr-defined]
-    x = normalise(images, data.info).to(next(model.parameters()).dtype)
+    x = normalise(images, data.info).to(model.dtype)
     rates = firing_rates(model, [x])
     counts = count(model, x)
     energy = paper(counts, len(x), stem_repeats=model.config.time_steps)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     images = torch.stack([read_image(path, info.image_size, info.channels) for path in args.images])
     model = load_model(args.checkpoint)
     with torch.no_grad():
-        probabilities = model(normalise(images, info).to(next(model.parameters()).dtype)).softmax(-1)
+        probabilities = model(normalise(images, info).to(model.dtype)).softmax(-1)
     table = Table("image", *(f"{i + 1}." for i in range(min(args.top, info.num_classes))))
     for path, p in zip(args.images, probabilities, strict=True):
         best = p.topk(min(args.top, info.num_classes))

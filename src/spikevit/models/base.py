@@ -122,3 +122,8 @@ class SpikingModel(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and so of the images they take."""
+        return next(self.parameters()).dtype

@@ -52,8 +52,8 @@ class Encoder(SpikingModel):
         super().__init__(config)
         dim, neuron = config.embed_dim, config.neuron
         self.patch_embed = patch_embed
-        tokens = (config.image_size[0] // self.stride) * (config.image_size[1] // self.stride)
-        common = {"neuron": neuron, "tokens": tokens, "membrane": self.membrane, **(mixer_options or {})}
+        self.tokens = (config.image_size[0] // self.stride) * (config.image_size[1] // self.stride)
+        common = {"neuron": neuron, "tokens": self.tokens, "membrane": self.membrane, **(mixer_options or {})}
         self.blocks = nn.ModuleList(
             Block(
                 make_mixer(config.mixer, dim, config.num_heads, **common),

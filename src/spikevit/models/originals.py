@@ -153,9 +153,9 @@ def stmixer(config: STMixerConfig) -> Iterator[Unit]:
         yield Unit(f"{ours}.attn.proj_out", (numbered(f"{mix}.fc2", 1, 2),), 1)
         for fc in ("fc1", "fc2"):
             yield Unit(f"{ours}.mlp.{fc}", (numbered(f"{channel}.{fc}", 1, 2, 0),), 1, "TB C N")
-    for i in range(config.depth // 2 * config.sml):
+    for i, encoders in enumerate(config.sml_depths):
         yield Unit(f"sml.{i}.proj", (numbered(f"sml{i + 1}.proj_conv", 0, 1),), 1)
-        for j in range(max({2: 1, 4: 2}.get(config.depth, 3) - i, 1)):
+        for j in range(encoders):
             ours, theirs = f"sml.{i}.encoders.{j}", f"sml{i + 1}.encoder.{j}"
             yield Unit(f"{ours}.mix_in", (numbered(f"{theirs}.spatial_mix.fc1", 1, 2),), 1)
             yield _mixing(f"{ours}.mixing", f"{theirs}.spatial_mix", config)

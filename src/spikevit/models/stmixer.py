@@ -40,6 +40,12 @@ class STMixerConfig(EncoderConfig):
     sml_share: float = 0.5
     legacy_sml_mixing: bool = False
 
+    @property
+    def sml_depths(self) -> list[int]:
+        """Encoders of each auxiliary head: fewer the later it leaves the network."""
+        most = {2: 1, 4: 2}.get(self.depth, 3)
+        return [max(most - i, 1) for i in range(self.depth // 2)] if self.sml else []
+
 
 class PatchSplitting(nn.Module):
     """Information-protection patch splitting: four spiking convolutions to D/8, D/4, D/2, D and a fifth, without
@@ -79,11 +85,7 @@ class STMixer(Encoder):
         dim, heads = config.embed_dim, config.num_heads
         stem = PatchSplitting(config.in_channels, dim, STRIDES[config.downsample_times], config.neuron)
         super().__init__(config, stem, mixer_options={"threshold": 1.0, "out_bias": False}, mlp_bias=False)
-        tokens = (config.image_size[0] // self.stride) * (config.image_size[1] // self.stride)
-        most = {2: 1, 4: 2}.get(config.depth, 3)
-        self.sml = nn.ModuleList(
-            SurrogateHead(dim, heads, tokens, max(most - i, 1), config) for i in range(config.depth // 2 * config.sml)
-        )
+        self.sml = nn.ModuleList(SurrogateHead(dim, heads, self.tokens, n, config) for n in config.sml_depths)
 
     def all_logits(self, images: Tensor) -> list[Tensor]:
         """The main logits (B, classes), then those of the auxiliary heads, on the stem and every second block."""

@@ -45,7 +45,7 @@ def evaluate(
     right = total = 0
     try:
         for i, (images, labels) in enumerate(loader):
-            x = normalise(images.to(model.device), info).to(next(model.parameters()).dtype)
+            x = normalise(images.to(model.device), info).to(model.dtype)
             right += int((model(x).argmax(-1).cpu() == labels).sum())
             total += len(labels)
             progress(i + 1, len(loader))

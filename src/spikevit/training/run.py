@@ -30,15 +30,7 @@ class Interrupted(Exception):
 
 def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
     """Model, with weights drawn from the recipe's seed, and data of a recipe, made to fit each other."""
-    d, m = recipe.data, recipe.model
-    data = load_data(
-        d.name,
-        root=d.root,
-        image_size=d.image_size,
-        channels=d.channels,
-        val_fraction=d.val_fraction,
-        on_corrupt=d.on_corrupt,
-    )
+    m, data = recipe.model, _load(vars(recipe.data))
     info = data.info
     fits: dict[str, Any] = {
         "num_classes": info.num_classes,
@@ -162,9 +154,12 @@ def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
 
 def load_data_of(about: dict[str, Any], **changes: Any) -> Data:
     """The data set a checkpoint was trained on, with changes such as root="/elsewhere"."""
-    source = {k: v for k, v in about["data"]["source"].items() if k not in ("batch_size", "workers")}
-    source |= {key: value for key, value in changes.items() if value is not None}
-    return load_data(source.pop("name"), **source)
+    return _load(about["data"]["source"] | {key: value for key, value in changes.items() if value is not None})
+
+
+def _load(source: dict[str, Any]) -> Data:
+    """The data set that the fields of a DataRecipe describe."""
+    return load_data(**{key: value for key, value in source.items() if key not in ("batch_size", "workers")})
 
 
 def versions() -> dict[str, str]:
