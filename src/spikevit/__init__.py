@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spikevit.models.legacy import load_original
     from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates, observe, record_spikes
+    from spikevit.profiling.profile import profile
 
 _WHERE = {
     "count": "profiling.count",
@@ -30,6 +31,7 @@ _WHERE = {
     "load_original": "models.legacy",
     "load_weights": "models.checkpoint",
     "observe": "profiling.observe",
+    "profile": "profiling.profile",
     "record_spikes": "profiling.observe",
     "save_model": "models.checkpoint",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "load_original",
     "load_weights",
     "observe",
+    "profile",
     "record_spikes",
     "save_model",
 ]

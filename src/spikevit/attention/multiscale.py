@@ -23,12 +23,14 @@ class TokenConv(nn.Module):
     def __init__(self, dim: int, kernel: int, *, neuron: NeuronConfig):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm1d(dim)
+        self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim)
         self.lif = neuron.build()
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         tokens = x.flatten(0, 1).mT
-        if self.bn.training:
+        if self.bn is None:
+            currents = self.conv(tokens).mT.reshape(x.shape)
+        elif self.bn.training:
             currents = batch_norm(self.bn, self.conv(tokens).mT.reshape(x.shape))
         else:
             currents = F.conv1d(tokens, *folded(self.conv, self.bn), padding=self.conv.padding).mT.reshape(x.shape)

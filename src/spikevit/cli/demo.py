@@ -22,9 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.cli.train import free_directory
     from spikevit.data import normalise
     from spikevit.models.checkpoint import load_model, read_about
-    from spikevit.profiling.conventions import paper
-    from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates
+    from spikevit.profiling.profile import profile
     from spikevit.report.picture import draw
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
@@ -43,15 +42,15 @@ def run(args: argparse.Namespace) -> int:
     images, labels = data.split("test").__getitems__(range(results["total"]))  # type: ignore[attr-defined]
     x = normalise(images, data.info).to(model.dtype)
     rates = firing_rates(model, [x])
-    counts = count(model, x)
-    energy = paper(counts, len(x), stem_repeats=model.config.time_steps)
-    console.print(summary(results, model, rates, counts, energy, len(x)))
+    console.print(summary(results, model, rates, profile(model, x.split(36))))
     with torch.no_grad():
         predictions = model(x).argmax(-1)
     picture = draw(directory / "picture.png", model, x, images, labels, predictions, data.info.classes)
     console.print(f"\nPicture: {picture}\nTry next:", soft_wrap=True)
     for command in (
         f"spikevit eval {directory}/best.safetensors",
+        f"spikevit profile {directory}/best.safetensors",
+        f"spikevit check {directory}/best.safetensors",
         "spikevit train digits model.name=qkformer_tiny",
         "spikevit train digits model.time_steps=1",
         "spikevit models",

@@ -63,18 +63,18 @@ def row(name: str) -> tuple[str, ...]:
 
     from spikevit.models import create_model
     from spikevit.models.published import published
-    from spikevit.profiling.count import dense_macs
+    from spikevit.profiling.count import count_shapes
 
     with torch.device("meta"):
         model = create_model(name).eval()
-    c = model.config
+    c, counts = model.config, count_shapes(model)
     known = ", ".join(f"{r.data} {r.top1:.2f}{MARKS[r.note]}" for r in published(name))
     return (
         name,
         f"{sum(p.numel() for p in model.parameters()):,}",
         f"{c.in_channels}×{c.image_size[0]}×{c.image_size[1]}",
         str(c.time_steps),
-        f"{dense_macs(model) / 1e9:.2f}",
+        f"{counts.macs / 1e9:.2f}",
         known or ("–" if name.endswith("_tiny") else "not known"),
         ", ".join(f.name for f in fields(c) if f.name.startswith("legacy_")),
     )

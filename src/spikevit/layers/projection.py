@@ -55,14 +55,19 @@ def folded(layer: nn.Linear | nn.Conv1d | nn.Conv2d, bn: Any) -> tuple[Tensor, T
 
 
 class LinearBN(nn.Module):
-    """y = BN(W x + b) on the last axis of x (T, B, ..., C); in evaluation the two are one affine map."""
+    """y = BN(W x + b) on the last axis of x (T, B, ..., C); in evaluation the two are one affine map.
+
+    `bn` is None where it was folded into `linear` for good (`fold_batch_norm`).
+    """
 
     def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True):
         super().__init__()
         self.linear = nn.Linear(dim_in, dim_out, bias=bias)
-        self.bn = nn.BatchNorm1d(dim_out)
+        self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bn is None:
+            return self.linear(x)
         if self.bn.training:
             return batch_norm(self.bn, self.linear(x))
         return F.linear(x, *folded(self.linear, self.bn))
@@ -91,14 +96,19 @@ class MembraneLinear(LinearBN):
 
 
 class ConvBN(nn.Module):
-    """y = BN(conv(x)) on maps (T, B, H, W, C), padded so that stride 1 keeps an odd kernel's H × W; no bias."""
+    """y = BN(conv(x)) on maps (T, B, H, W, C), padded so that stride 1 keeps an odd kernel's H × W; no bias.
+
+    `bn` is None where it was folded into `conv` for good (`fold_batch_norm`); then `conv` has a bias.
+    """
 
     def __init__(self, dim_in: int, dim_out: int, *, kernel: int = 3, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim_out, kernel, stride, padding=(kernel - 1) // 2 * (kernel % 2), bias=False)
-        self.bn = nn.BatchNorm1d(dim_out)
+        self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bn is None:
+            return steps_apart(lambda m: as_maps(self.conv, m), x)
         if self.bn.training:
             return batch_norm(self.bn, steps_apart(lambda m: as_maps(self.conv, m), x))
         weight, bias = folded(self.conv, self.bn)

@@ -1,41 +1,68 @@
-"""From counts to energy, by the rules that papers apply. A model of the hardware, not a measurement."""
+"""From counts to energy, by every convention in use. A model of the hardware, not a measurement.
+
+Each convention is a function from `Counts` to `Energy`, per image; `CONVENTIONS` lists them side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import ceil, log2
 
-from spikevit.profiling.count import OperatorCount
+from spikevit.profiling.constants import Constants, load_constants
+from spikevit.profiling.count import Counts, OperatorCount, Tally
+from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN
 
-# 45 nm, 32-bit floating point (Horowitz, ISSCC 2014): an addition 0.9 pJ, a multiplication 3.7 pJ.
-AC_PJ = 0.9
-MAC_PJ = 4.6
+FP32 = load_constants("fp32")
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Per image. macs: real-valued multiply-accumulates, of the first convolution; sops: synaptic operations."""
+    """Operations per image, and what they cost. other_pj: what else is charged, as data movement."""
 
-    macs: float
-    sops: float
+    macs: float = 0.0
+    acs: float = 0.0
+    shifts: float = 0.0
+    other_pj: float = 0.0
+    constants: Constants = FP32
 
     @property
     def mj(self) -> float:
-        """Millijoules: 4.6 pJ · MAC + 0.9 pJ · SOP."""
-        return (MAC_PJ * self.macs + AC_PJ * self.sops) * 1e-9
+        """Millijoules."""
+        c = self.constants
+        return (c.mac * self.macs + c.add * self.acs + c.shift * self.shifts + self.other_pj) * 1e-9
+
+    def __add__(self, other: Energy) -> Energy:
+        return replace(
+            self,
+            macs=self.macs + other.macs,
+            acs=self.acs + other.acs,
+            shifts=self.shifts + other.shifts,
+            other_pj=self.other_pj + other.other_pj,
+        )
+
+    def per(self, images: int) -> Energy:
+        """Of one of `images` images."""
+        return replace(
+            self,
+            macs=self.macs / images,
+            acs=self.acs / images,
+            shifts=self.shifts / images,
+            other_pj=self.other_pj / images,
+        )
 
 
-def dense(counts: Sequence[OperatorCount], images: int, time_steps: int) -> Energy:
-    """The same network as an ANN: every operation once, as a multiply-accumulate on real values.
-
-    Everything but the first convolution was executed at each of `time_steps` steps.
-    """
-    first, *others = counts
-    return Energy(macs=(first.macs + sum(c.macs for c in others) / time_steps) / images, sops=0.0)
+def _is_head(c: OperatorCount, head: str = "head") -> bool:
+    return c.module.split(".")[0] == head
 
 
-def paper(counts: Sequence[OperatorCount], images: int, *, stem_repeats: int = 1, head: str = "head") -> Energy:
-    """The convention of Spikformer, QKFormer and others.
+def _total(parts, images: int, constants: Constants) -> Energy:
+    return sum(parts, Energy(constants=constants)).per(images)
+
+
+def paper(counts: Counts, constants: Constants = FP32, *, stem: str = "every step") -> Energy:
+    """The convention of Spikformer, QKFormer, SDT and MSViT.
 
     E = 4.6 pJ · FLOPs(first convolution) + 0.9 pJ · Σ SOP over the other convolutions, linear maps and attention
     products; SOP = rate · T · FLOPs, rate being the layer's average firing rate: that of its operand, of an
@@ -43,10 +70,180 @@ def paper(counts: Sequence[OperatorCount], images: int, *, stem_repeats: int = 1
     neurons, memory and the head are free.
 
     Args:
-        counts: of a run over `images` images.
-        stem_repeats: T where the first convolution was executed once for all steps and is to be charged at each,
-            as the published figures do; 1 charges what was executed.
+        stem: "every step" charges convolutions of a still image T times, as published figures do; "once" as executed.
     """
-    first, *others = (c for c in counts if c.module.split(".")[0] != head)
-    sops = sum(c.macs * min(operand.rate for operand in c.operands) for c in others)
-    return Energy(macs=first.macs * stem_repeats / images, sops=sops / images)
+    repeats = counts.time_steps if stem == "every step" and not counts.frames else 1
+    return _total((_paper(c, constants, repeats) for c in counts.operators), counts.images, constants)
+
+
+def _paper(c: OperatorCount, constants: Constants, repeats: int = 1) -> Energy:
+    if _is_head(c):
+        return Energy(constants=constants)
+    if c.stem:
+        return Energy(macs=c.macs * repeats, constants=constants)
+    return Energy(acs=c.macs * min(c.rate(i) for i in range(len(c.operands))), constants=constants)
+
+
+def exact(counts: Counts, constants: Constants = FP32, *, integers: str = "add") -> Energy:
+    """Every accumulate that a non-zero operand causes, padding not counted, attention and head included.
+
+    By class of operand, see `charge`. What is executed is charged: a first convolution that all steps share, once.
+    """
+    return _total((charge(c, constants, integers=integers) for c in counts.operators), counts.images, constants)
+
+
+def charge(c: OperatorCount, constants: Constants = FP32, *, integers: str = "add") -> Energy:
+    """What one product executed: MACs, accumulates, shifts.
+
+    A binary operand: one AC where all data operands are non-zero. A power-of-two code: the same, and a shift for each
+    output. A sum of spikes, value k: k ACs, or with integers="multiply" one MAC. Real values only: a MAC for every
+    product in bounds.
+    """
+    kinds, tally = [operand.kind for operand in c.operands], c.tally
+    names = [kind.name for kind in kinds]
+    if BINARY in names or UNKNOWN in names:
+        return Energy(acs=tally.active, constants=constants)
+    if POWER_OF_TWO in names:
+        return Energy(acs=tally.active, shifts=tally.outputs, constants=constants)
+    if INTEGER in names:
+        if integers == "multiply":
+            return Energy(macs=tally.active, constants=constants)
+        sums = [w / kind.unit for w, kind in zip(tally.weighted, kinds, strict=False) if kind.name == INTEGER]
+        return Energy(acs=min(sums), constants=constants)
+    return Energy(macs=tally.inbounds, constants=constants)
+
+
+def syops(counts: Counts, constants: Constants = FP32) -> Energy:
+    """As the syops-counter package (Chen et al., 2023) does it.
+
+    Convolutions and linear maps with spikes as input: rate · dense FLOPs as ACs; with any other input: dense MACs.
+    Functional matrix products count nothing. Batch norm counts, though it can be folded: two MACs an entry. One AC for
+    each update of a neuron.
+    """
+    parts = []
+    for c in counts.operators:
+        if len(c.operands) > 1:
+            continue
+        spikes = c.operands[0].kind.name in (BINARY, UNKNOWN) and c.operands[0].kind.unit == 1.0
+        parts.append(Energy(acs=c.macs * c.rate()) if spikes else Energy(macs=c.macs))
+        parts.append(Energy(macs=2 * c.tally.outputs * c.folded_norm))
+    parts += [Energy(macs=2 * other.elements) for other in counts.elementwise if other.operator == "batch norm"]
+    parts.append(Energy(acs=sum(n.updates for n in counts.neurons)))
+    return _total(parts, counts.images, constants)
+
+
+def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
+    """Effective MACs and ACs as NeuroBench defines them, where its definition sees the layer.
+
+    Layers with weights (not functional products); inputs of −1, 0 and 1 make ACs, any other MACs; products of which an
+    operand is zero, or that meet padding, do not count.
+    """
+    parts = []
+    for c in counts.operators:
+        if len(c.operands) > 1:
+            continue
+        kind = c.operands[0].kind
+        spikes = kind.name == UNKNOWN or (abs(kind.unit) == 1.0 and kind.top == 1 and kind.name != REAL)
+        parts.append(Energy(acs=c.tally.active) if spikes else Energy(macs=c.tally.active))
+    return _total(parts, counts.images, constants)
+
+
+def memory(counts: Counts, constants: Constants = FP32) -> Energy:
+    """`exact`, and the data movement of an event-driven machine without reuse (after Lemaire et al., 2022).
+
+    An accumulate fetches its weight, and fetches and stores a membrane; a MAC fetches its weight and its input, and
+    each output is stored once. A neuron's update fetches and stores its membrane; every spike is stored once and
+    fetched once by each product it goes into. Widths and cost of an access are in the constants.
+    """
+    word, spike = constants.access(constants.bits), constants.access(constants.spike_bits)
+    parts = []
+    for c in counts.operators:
+        e = charge(c, constants)
+        moved = e.acs * 3 * word + e.macs * 2 * word + (c.tally.outputs * word if e.macs else 0.0)
+        moved += sum(c.tally.nonzero) * (word if e.macs else spike)
+        parts.append(replace(e, other_pj=moved))
+    for n in counts.neurons:
+        parts.append(Energy(other_pj=n.updates * 2 * word + n.spikes * spike, constants=constants))
+    return _total(parts, counts.images, constants)
+
+
+CONVENTIONS: dict[str, Callable[[Counts, Constants], Energy]] = {
+    "paper": paper,
+    "paper, stem once": lambda counts, constants: paper(counts, constants, stem="once"),
+    "exact": exact,
+    "exact, integers multiplied": lambda counts, constants: exact(counts, constants, integers="multiply"),
+    "syops": syops,
+    "neurobench": neurobench,
+    "memory": memory,
+}
+
+
+# --- the same network without spikes ----------------------------------------------------------------------------------
+
+
+def dense(counts: Counts, constants: Constants = FP32, *, bits: int | None = None) -> Energy:
+    """The same network as an ANN: every product in bounds once, not at T steps, as a MAC.
+
+    bits: of its activations behind the first convolution; None: full width. Fewer bits make fewer partial products
+    in the multiplier (`Constants.narrow`); T steps of spikes carry as much as ⌈log2(T + 1)⌉ bits.
+    """
+    stem, others = _stem_and_others(counts)
+    stem, others = stem / (counts.time_steps if counts.frames else 1), others / counts.time_steps
+    if bits is None:
+        return Energy(macs=stem + others, constants=constants)
+    return Energy(macs=stem, acs=others, other_pj=others * constants.narrow(bits), constants=constants)
+
+
+def _stem_and_others(counts: Counts) -> tuple[float, float]:
+    """Products in bounds per image, as executed: of the convolutions of the image, and of all others."""
+    stem = sum(c.tally.inbounds for c in counts.operators if c.stem)
+    return stem / counts.images, sum(c.tally.inbounds for c in counts.operators) / counts.images - stem / counts.images
+
+
+def matched_bits(time_steps: int) -> int:
+    """Bits of an activation that carry what T steps of spikes do."""
+    return ceil(log2(time_steps + 1))
+
+
+def break_even(counts: Counts, baseline: Energy) -> float:
+    """The firing rate at which the spiking network costs what `baseline` does: `exact`, all operands firing alike.
+
+    Above 1 it never costs more, below 0 the first convolution alone costs more.
+    """
+    stem, others = _stem_and_others(counts)
+    c = baseline.constants
+    return (baseline.mj * 1e9 - stem * c.mac) / (others * c.add) if others else float("nan")
+
+
+# --- from published rates, without a run ------------------------------------------------------------------------------
+
+
+def with_rates(counts: Counts, rates: Mapping[str, float]) -> tuple[Counts, list[str]]:
+    """Counts from shapes alone (`count_shapes`), as if each product's operand fired at a published rate.
+
+    Args:
+        rates: by module, shell patterns welcome ("stages.0.*.mlp.fc2"); of two data operands, the sparser one's.
+
+    Returns:
+        The counts, and the modules beside stem and head whose rate is missing: they are left out.
+    """
+    for pattern, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rates[{pattern!r}]={rate!r} must be a share, 0 to 1")
+        if not any(fnmatchcase(c.module, pattern) for c in counts.operators):
+            raise ValueError(f"rates[{pattern!r}]: no module of the model is called that")
+    known: list[OperatorCount] = []
+    missing: list[str] = []
+    for c in counts.operators:
+        found = [rate for pattern, rate in rates.items() if fnmatchcase(c.module, pattern)]
+        if c.stem or _is_head(c):
+            known.append(c)
+        elif not found:
+            missing.append(c.module)
+        else:
+            rate = found[0]
+            t = c.tally
+            fired = (round(t.size[0] * rate), round(t.size[1] * rate))
+            tally = Tally(t.calls, t.macs, t.inbounds, round(t.inbounds * rate), t.weighted, t.outputs, fired, t.size)
+            known.append(replace(c, tally=tally))
+    return replace(counts, operators=known), list(dict.fromkeys(missing))

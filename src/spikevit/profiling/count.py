@@ -1,15 +1,15 @@
-"""Counting operations where they happen: every convolution and matrix product that torch executes, by module.
+"""Counting operations where they happen: every product of tensors that torch executes, by module.
 
-At the level of tensor operators, so that functional products and custom attention are seen too. Nothing is kept
-but counts.
+At the level of tensor operators, so that functional products and custom attention are seen too, of any model. Nothing
+is kept but counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any
 
@@ -18,115 +18,416 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikevit.models import SpikingModel
+from spikevit.neurons import Neuron
+from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_of, work_of
+from spikevit.profiling.origins import Origin, Origins
+from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
-aten = torch.ops.aten
+KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the spread
+
+
+@dataclass
+class Tally:
+    """Numbers of one operator, summed over calls.
+
+    macs: multiply-accumulates of the dense operation, padding included. inbounds: those that do not meet padding.
+    active: those of inbounds whose two entries, weights too, are not zero. weighted: the same, each weighted with the size
+    of the first, of the second data operand's entry (of whole-number codes: how many additions it stands for).
+    outputs: entries that came out. nonzero, size: of each data operand.
+    """
+
+    calls: int = 0
+    macs: int = 0
+    inbounds: int = 0
+    active: int = 0
+    weighted: tuple[float, float] = (0.0, 0.0)
+    outputs: int = 0
+    nonzero: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+
+    def __iadd__(self, other: Tally) -> Tally:
+        for f in fields(self):
+            mine, more = getattr(self, f.name), getattr(other, f.name)
+            both = tuple(map(sum, zip(mine, more, strict=True))) if isinstance(mine, tuple) else mine + more
+            setattr(self, f.name, both)
+        return self
 
 
 @dataclass
 class Operand:
-    """Entries of a data operand, summed over all calls, and how many of them were not zero."""
+    """Data that went into a product. values: which; origin: what made it."""
 
-    nonzero: int = 0
-    size: int = 0
+    values: Values = field(default_factory=Values)
+    origin: Origin = field(default_factory=lambda: Origin(""))
 
     @property
-    def rate(self) -> float:
-        """Share of entries that are not zero: for spikes, the firing rate."""
-        return self.nonzero / self.size if self.size else 0.0
+    def kind(self) -> Kind:
+        """Class of all values that were seen; of a silent neuron's, that of spikes."""
+        kind = self.values.kind
+        return Kind(BINARY) if kind.name == UNKNOWN and self.origin.operator == "neuron" else kind
 
 
 @dataclass
 class OperatorCount:
-    """What one operator of one module did, summed over all calls.
+    """What one product of one module did, over all calls: a convolution, a linear map, or a product of activations.
 
-    macs: multiply-accumulates of the dense operation (padding included). operands: the data that went in; weights
-    are not data, so a product of two activations has two, convolution and linear map have one.
+    Weights are not data: convolution and linear map have one operand, a product of two activations has two.
+    folded_norm: the module's batch norm is part of the weight.
     """
 
     module: str
     operator: str
-    calls: int = 0
-    macs: int = 0
     operands: list[Operand] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    folded_norm: bool = False
 
-    def add(self, macs: int, data: list[Tensor]) -> None:
-        """One more call."""
-        self.calls += 1
-        self.macs += macs
-        self.operands = self.operands or [Operand() for _ in data]
-        for operand, x in zip(self.operands, data, strict=True):
-            operand.nonzero += int(x.count_nonzero())
-            operand.size += x.numel()
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense operation, padding included."""
+        return self.tally.macs
+
+    @property
+    def calls(self) -> int:
+        """How often it ran."""
+        return self.tally.calls
+
+    def rate(self, i: int = 0) -> float:
+        """Share of non-zero entries of the i-th operand: for spikes, the firing rate."""
+        return self.tally.nonzero[i] / self.tally.size[i] if self.tally.size[i] else 0.0
+
+    @property
+    def stem(self) -> bool:
+        """Whether it works on the image itself."""
+        return any(operand.origin.operator == "image" for operand in self.operands)
 
 
-def _convolution(x, weight, bias, stride, padding, dilation, transposed, *_):
-    return "conv", lambda out: (x if transposed else out).numel() * prod(weight.shape[1:]), [x]
+@dataclass
+class NeuronCount:
+    """A layer of neurons: membrane updates (neurons · steps), and spikes, summed over images."""
+
+    module: str
+    updates: int = 0
+    spikes: int = 0
 
 
-def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
-    return "linear", lambda out: out.numel() * x.shape[-1], [x]
+@dataclass
+class OtherCount:
+    """An operator that is no product. work: its list in operators.yaml; origin: of its input; elements: of its output."""
+
+    module: str
+    operator: str
+    work: str
+    origin: Origin
+    calls: int = 0
+    elements: int = 0
+    remark: str = ""
+    values: Values = field(default_factory=Values)
 
 
-def _product(a: Tensor, b: Tensor, *_: Any) -> tuple[str, Callable[[Tensor], int], list[Tensor]]:
-    return "matmul", lambda out: out.numel() * a.shape[-1], [a, b]
+@dataclass
+class Counts:
+    """What a run over `images` images executed. Lists are in order of execution.
 
+    elementwise: additions, norms, pools, activation functions: no convention charges them, except batch norm.
+    frames: the images were sequences, so that the first convolution ran at every step, too.
+    uncounted: operators on data that this counter does not know, and so what the totals lack.
+    batches: images and tallies of single batches, in the order of `operators`, for the spread.
+    """
 
-OPERATORS: dict[Any, Callable[..., tuple[str, Callable[[Tensor], int], list[Tensor]]]] = {
-    aten.convolution.default: _convolution,
-    aten.linear.default: _linear,
-    aten.mm.default: _linear,
-    aten.addmm.default: lambda bias, x, weight, *_: _linear(x, weight),
-    aten.bmm.default: _product,
-    aten.baddbmm.default: lambda bias, a, b, *_: _product(a, b),
-}
+    images: int = 0
+    time_steps: int = 1
+    frames: bool = False
+    operators: list[OperatorCount] = field(default_factory=list)
+    neurons: list[NeuronCount] = field(default_factory=list)
+    elementwise: list[OtherCount] = field(default_factory=list)
+    uncounted: list[OtherCount] = field(default_factory=list)
+    batches: list[tuple[int, dict[int, Tally], dict[str, NeuronCount]]] = field(default_factory=list)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all products as dense operations, padding included."""
+        return sum(c.macs for c in self.operators)
+
+    def per_batch(self) -> Iterator[Counts]:
+        """The counts of single batches; operands are classed by the whole run."""
+        for images, tallies, neurons in self.batches:
+            yield Counts(
+                images,
+                self.time_steps,
+                self.frames,
+                [
+                    OperatorCount(c.module, c.operator, c.operands, tallies[i], c.folded_norm)
+                    for i, c in enumerate(self.operators)
+                    if i in tallies
+                ],
+                list(neurons.values()),
+            )
 
 
 class _Counter(TorchDispatchMode):
     """Sees every operator; `running` are the modules that run, the innermost last, each with its operators so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: dict[str, nn.Module], time_steps: int) -> None:
         super().__init__()
+        self.modules = modules
+        self.time_steps = time_steps
         self.running: list[tuple[str, Counter[str]]] = [("", Counter())]
-        self.counts: dict[tuple[str, str, int], OperatorCount] = {}
+        self.inside_neuron = 0
+        self.origins = Origins()
+        self.operators: dict[tuple[str, str, int], OperatorCount] = {}
+        self.neurons: dict[str, NeuronCount] = {}
+        self.others: dict[tuple[str, str, str], OtherCount] = {}
+        self.batch: dict[tuple[str, str, int], Tally] = {}
+        self.batch_neurons: dict[str, NeuronCount] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func in OPERATORS:
-            operator, macs, data = OPERATORS[func](*args)
-            module, seen = self.running[-1]
-            key = module, operator, seen[operator]  # the n-th of its kind in one forward of the module
-            seen[operator] += 1
-            self.counts.setdefault(key, OperatorCount(module, operator)).add(macs(out), data)
+        kwargs = kwargs or {}
+        if func not in PRODUCTS and torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), "CompositeImplicitAutograd"
+        ):
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        inputs = list(_tensors(args))
+        origin = self.origins.first(inputs) or self.origins.first(_tensors(kwargs.values()))
+        out = func(*args, **kwargs)
+        if origin is None:
+            return out
+        name, work = work_of(func)
+        if func in PRODUCTS:
+            name = self._product(PRODUCTS[func](*args, **kwargs), out)
+        elif work == "moves":
+            name = ""
+        elif not self.inside_neuron:
+            name = self._other(name, work, inputs, args, out, origin)
+        still_the_image = origin.operator == "image" and func not in PRODUCTS and sum(map(self._is_data, inputs)) == 1
+        if name and not still_the_image:
+            origin = Origin(name, self.running[-1][0])
+        for tensor in _tensors((out,)):
+            self.origins[tensor] = origin
         return out
+
+    def _is_data(self, x: Tensor) -> bool:
+        return self.origins[x] is not None
+
+    def _product(self, product: Product, out: Tensor) -> str:
+        """Counts it; returns what it is: conv, linear or matmul."""
+        data = [i for i in (0, 1) if self._is_data(product.operands[i])]
+        operator = "linear" if product.operator == "matmul" and len(data) == 1 else product.operator
+        module, seen = self.running[-1]
+        key = module, operator, seen[operator]  # the n-th of its kind in one forward of the module
+        seen[operator] += 1
+        if key not in self.operators:
+            bn = getattr(self.modules[module], "bn", None)
+            folded = isinstance(bn, nn.Module) and not bn.training
+            self.operators[key] = OperatorCount(module, operator, [Operand() for _ in data], folded_norm=folded)
+        record = self.operators[key]
+        if len(record.operands) != len(data):
+            raise ValueError(
+                f"{operator} of {module or 'the model'} had {len(record.operands)} data operands, now {len(data)}"
+            )
+        for operand, i in zip(record.operands, data, strict=True):
+            operand.origin = self.origins[product.operands[i]] or operand.origin
+        try:
+            tally = _measure(product, out, data, record.operands)
+        except FloatingPointError as error:
+            raise ValueError(f"{operator} of {module or 'the model'}: {error}") from None
+        record.tally += tally
+        self.batch.setdefault(key, Tally()).__iadd__(tally)
+        return operator
+
+    def _other(self, name: str, work: str, inputs: list[Tensor], args: tuple, out: Any, origin: Origin) -> str:
+        """Lists an operator that is no product; returns what to call it."""
+        module, remark = self.running[-1][0], ""
+        if work not in ("elementwise", "unknown"):
+            name = work
+        if name == "batch norm":
+            remark = "folds" if origin.operator in ("conv", "linear") else "cannot fold"
+        elif name in ("mean", "sum") and module and self._over_time(inputs[0], args):
+            remark = "over time"
+        record = self.others.setdefault((module, name, remark), OtherCount(module, name, work, origin, remark=remark))
+        record.calls += 1
+        record.elements += sum(tensor.numel() for tensor in _tensors((out,)))
+        if name.endswith(" pool") and not inputs[0].is_meta:
+            record.values.add(inputs[0])
+        return name
+
+    def _over_time(self, x: Tensor, args: tuple) -> bool:
+        dims = args[1] if len(args) > 1 and args[1] is not None else range(x.dim())
+        dims = [dims] if isinstance(dims, int) else dims
+        return self.time_steps > 1 and x.dim() > 2 and len(x) == self.time_steps and 0 in [d % x.dim() for d in dims]
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Follows which module runs, and counts neurons."""
+        with ExitStack() as stack:
+            for name, module in self.modules.items():
+                neuron = isinstance(module, Neuron)
+                stack.callback(module.register_forward_pre_hook(self._enter(name, neuron)).remove)
+                stack.callback(module.register_forward_hook(self._leave(name, neuron)).remove)
+            stack.enter_context(self)
+            yield
+
+    def _enter(self, name: str, neuron: bool):
+        def enter(*_) -> None:
+            self.running.append((name, Counter()))
+            self.inside_neuron += neuron
+
+        return enter
+
+    def _leave(self, name: str, neuron: bool):
+        def leave(_module, _args, out) -> None:
+            self.running.pop()
+            if neuron:
+                fired = 0 if out.is_meta else int(out.count_nonzero())
+                for neurons in (self.neurons, self.batch_neurons):
+                    count = neurons.setdefault(name, NeuronCount(name))
+                    count.updates += out.numel()
+                    count.spikes += fired
+                self.origins[out] = Origin("neuron", name)
+            self.inside_neuron -= neuron  # last: what this hook computes is not the model's
+
+        return leave
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _measure(product: Product, out: Tensor, data: list[int], operands: list[Operand]) -> Tally:
+    """One call: how many of its multiplications have non-zero operands. data: which of the two tensors are data."""
+    macs = dense_macs(product, out)
+    tally = Tally(1, macs, macs, outputs=out.numel())
+    nonzero, size, weighted = [0, 0], [0, 0], [0.0, 0.0]
+    for n, i in enumerate(data):
+        x, operand = product.operands[i], operands[n]
+        size[n] = x.numel()
+        if not x.is_meta:
+            nonzero[n] = operand.values.add(x, spikes=operand.origin.operator == "neuron")
+    if product.operator == "conv":
+        tally.inbounds = product.operands[0].shape[:2].numel() * int(spread_of(product, out).sum())
+    if not out.is_meta:
+        tally.active, *weighted = _active(product, out, data, operands)
+    tally.nonzero, tally.size, tally.weighted = tuple(nonzero), tuple(size), tuple(weighted)  # type: ignore[assignment]
+    return tally
+
+
+def _active(product: Product, out: Tensor, data: list[int], operands: list[Operand]) -> tuple[int, float, float]:
+    """Products in bounds of two non-zero entries; the same weighted with the first, the second data operand's size.
+
+    A weight of zero is no connection: it counts for nothing. Without one, sums over the entries are enough.
+    """
+    looks = [_Look(x, operands[data.index(i)] if i in data else None) for i, x in enumerate(product.operands)]
+    if product.operator == "conv":
+        x, weight = looks
+        if weight.full:
+            meets = spread_of(product, out)
+            return int((x.fired((0, 1)) * meets).sum()), float((x.sizes((0, 1)) * meets).sum()), 0.0
+        run = product.again(weight.x.ne(0).double())
+        return int(run(x.x.ne(0).double()).sum()), float(run(x.x.abs().double()).sum()), 0.0
+    a, b = looks
+    a_fired, b_fired = a.fired((-2,)), b.fired((-1,))
+    by_size = {0: (a.sizes((-2,)) * b_fired).sum(), 1: (a_fired * b.sizes((-1,))).sum()}
+    weighted = [float(by_size[i]) for i in data] + [0.0]
+    return int((a_fired * b_fired).sum()), weighted[0], weighted[1]
+
+
+class _Look:
+    """A tensor that goes into a product: sums over some axes of what is not zero. operand: what is known of data."""
+
+    def __init__(self, x: Tensor, operand: Operand | None):
+        self.x, self.values = x, operand.values if operand else None
+        self.full = operand is None and int(x.count_nonzero()) == x.numel()
+
+    def fired(self, over: tuple[int, ...]) -> Tensor:
+        """How many entries are not zero (float64)."""
+        if self.full:
+            shape = [n for i, n in enumerate(self.x.shape) if i not in {d % self.x.dim() for d in over}]
+            return torch.full(shape, float(prod(self.x.shape[d] for d in over)), device=self.x.device).double()
+        single = self.values.single if self.values else None
+        if single is None:
+            return self.x.ne(0).sum(over).double()
+        return (self._sum(self.x, over) / single).round_()  # spikes: their sum is their number, exactly
+
+    def sizes(self, over: tuple[int, ...]) -> Tensor:
+        """The sum of their absolute values (float64), where that is asked for: not of real values."""
+        if self.values is None or self.values.distinct is None:
+            return torch.zeros((), dtype=torch.float64, device=self.x.device)
+        return self._sum(self.x if self.values.single else self.x.abs(), over).abs_()
+
+    @staticmethod
+    def _sum(x: Tensor, over: tuple[int, ...]) -> Tensor:
+        return x.sum(over, dtype=torch.promote_types(x.dtype, torch.float32)).double()
 
 
 @torch.no_grad()
-def count(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> list[OperatorCount]:
-    """Runs the model over batches of images (or one batch) and counts its operators, in order of execution.
+def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
+    """Runs the model over batches of images (or one batch) and counts its operators.
 
-    What is executed is what is counted: a convolution that is shared by all time steps counts once.
+    What is executed is what is counted: a convolution that is shared by all time steps counts once. A batch is a
+    tensor (B, ...), or a tuple of all arguments of the model, images first. The mode of the model stays as it is.
+
+    Raises:
+        ValueError: no images; inputs the model does not take; activations that are not finite, with their module.
     """
-    with ExitStack() as stack:
-        counter = stack.enter_context(_Counter())
-        for name, module in model.named_modules():
-            enter = module.register_forward_pre_hook(lambda *_, name=name: counter.running.append((name, Counter())))
-            leave = module.register_forward_hook(lambda *_: counter.running.pop() and None)
-            stack.callback(enter.remove)
-            stack.callback(leave.remove)
-        for images in [batches] if isinstance(batches, Tensor) else batches:
-            model(images)
-    return list(counter.counts.values())
+    from torch.backends import mha
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    config = getattr(model, "config", None)
+    counter = _Counter(dict(model.named_modules()), steps := getattr(config, "time_steps", 1))
+    counts = Counts(time_steps=steps)
+    keys: dict[tuple[str, str, int], int] = {}
+    fast = mha.get_fastpath_enabled()
+    try:
+        mha.set_fastpath_enabled(False)  # its kernel hides products; so do those of fused attention
+        with sdpa_kernel(SDPBackend.MATH), counter.watch():
+            for batch in [batches] if isinstance(batches, Tensor) else batches:
+                inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+                if not inputs or not isinstance(inputs[0], Tensor) or not len(inputs[0]):
+                    raise ValueError(f"a batch must be a tensor of at least one image; got {_shown(inputs)}")
+                counter.origins.forget()
+                counter.batch, counter.batch_neurons = {}, {}
+                for x in _tensors(inputs):
+                    counter.origins[x] = Origin("image")
+                try:
+                    model(*inputs)
+                except TypeError as error:
+                    raise ValueError(
+                        f"{type(model).__name__} does not take {_shown(inputs)}: {error}; "
+                        "a batch may be a tuple of all its arguments"
+                    ) from error
+                counts.frames = inputs[0].dim() == 5 and isinstance(model, SpikingModel)
+                images = inputs[0].shape[1 if counts.frames else 0]
+                counts.images += images
+                for key in counter.batch:
+                    keys.setdefault(key, len(keys))
+                if len(counts.batches) < KEPT_BATCHES:
+                    tallies = {keys[key]: tally for key, tally in counter.batch.items()}
+                    counts.batches.append((images, tallies, counter.batch_neurons))
+    finally:
+        mha.set_fastpath_enabled(fast)
+    if not counts.images:
+        raise ValueError("batches is empty: there is no image to count on")
+    counts.operators = [counter.operators[key] for key in keys]
+    counts.neurons = list(counter.neurons.values())
+    for other in counter.others.values():
+        (counts.uncounted if other.work == "unknown" else counts.elementwise).append(other)
+    return counts
 
 
-def dense_macs(model: SpikingModel) -> int:
-    """Multiply-accumulates of one image over all its time steps, of all convolutions and matrix products.
+def _shown(inputs: tuple) -> str:
+    return ", ".join(f"{tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)[:40] for x in inputs) or "nothing"
 
-    As executed (the first convolution once for a still image), from shapes alone: works on the meta device.
+
+def count_shapes(model: SpikingModel) -> Counts:
+    """Counts of one image from shapes alone, with a model on the meta device: no values, so no rates or classes.
+
+    The first convolution runs once for a still image, as it is executed.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     c = model.config
-    image = torch.empty(1, c.in_channels, *c.image_size, device=model.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    return counter.get_total_flops() // 2
+    return count(model, torch.empty(1, c.in_channels, *c.image_size, device="meta", dtype=model.dtype))

@@ -2,48 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from spikevit.models import SpikingModel
-from spikevit.profiling.conventions import AC_PJ, MAC_PJ, Energy, dense
-from spikevit.profiling.count import OperatorCount
+from spikevit.profiling.check import Check
+from spikevit.profiling.profile import NOTE, Report
 
 
-def summary(
-    results: Mapping[str, Any],
-    model: SpikingModel,
-    rates: Mapping[str, float],
-    counts: Sequence[OperatorCount],
-    energy: Energy,
-    images: int,
-) -> Group:
+def summary(results: Mapping[str, Any], model: SpikingModel, rates: Mapping[str, float], report: Report) -> Group:
     """Accuracy, firing rate of every layer of neurons, operations and energy per image."""
-    macs = sum(c.macs for c in counts) / images
-    ann = dense(counts, images, model.config.time_steps).mj
+    e = report.costs["exact"].energy
     facts = Table("", "", show_header=False, title=f"{model.name}", title_justify="left")
     for name, value in (
         ("test accuracy", f"{results['accuracy']:.2%} ({results['right']} of {results['total']})"),
         ("time steps", f"{model.config.time_steps}"),
         ("parameters", f"{results['parameters']:,}"),
         ("firing rate", f"{sum(rates.values()) / len(rates):.1%} per neuron and step, mean over layers"),
-        ("dense operations", f"{macs / 1e6:.2f} M multiply-accumulates an image"),
-        (
-            "synaptic operations",
-            f"{energy.sops / 1e6:.2f} M additions + {energy.macs / 1e6:.2f} M MAC (first convolution)",
-        ),
-        ("energy", f"{energy.mj * 1e3:.2f} µJ an image; the same network as an ANN {ann * 1e3:.2f} µJ"),
+        ("operations", f"{e.acs / 1e6:.2f} M additions + {e.macs / 1e6:.2f} M multiply-accumulates an image"),
     ):
         facts.add_row(name, value)
     layers = Table("layer of neurons", "firing rate", title="Firing rates", title_justify="left")
     layers.add_column("")
     for name, rate in rates.items():
         layers.add_row(name, f"{rate:.1%}", "█" * round(rate * 40))
-    note = (
-        f"Energy: model, not measurement. Convention of the papers, 45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an addition."
+    return Group(Text(), layers, facts, totals(report))
+
+
+def totals(report: Report) -> Group:
+    """Energy by every convention, of the baselines, and the rate at which spikes stop paying off."""
+    scale, unit = (1e3, "µJ") if report.baselines["ANN"].mj < 0.1 else (1.0, "mJ")
+    table = _table(f"Energy of one image by convention — {NOTE}")
+    for column in ("convention", "M MAC", "M AC", unit, "± over images"):
+        table.add_column(column, justify="left" if column == "convention" else "right")
+    for name, cost in report.costs.items():
+        e, spread = cost.energy, cost.spread
+        shown = "" if spread is None else f"{spread * scale:.3f}"
+        table.add_row(name, f"{e.macs / 1e6:.3f}", f"{e.acs / 1e6:.3f}", f"{e.mj * scale:.3f}", shown)
+    table.add_section()
+    for name, e in report.baselines.items():
+        adds = f"{e.acs / 1e6:.3f}" if e.acs else ""
+        table.add_row(f"the same network: {name}", f"{e.macs / 1e6:.3f}", adds, f"{e.mj * scale:.3f}", "")
+    c = report.constants
+    pays = "; ".join(
+        f"the {name} at {'any rate' if rate >= 1 else 'no rate' if rate <= 0 else f'rates below {rate:.0%}'}"
+        for name, rate in report.break_even.items()
     )
-    return Group(Text(), layers, facts, Text(note, style="dim"))
+    return Group(
+        table,
+        Text(f"Spikes cost less than {pays}.", style="dim"),
+        Text(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
+    )
+
+
+def costs(report: Report) -> Group:
+    """All of a report: layers, totals, and what no total contains."""
+    layers = _table(f"{report.model}: every product, per image")
+    for column in ("module", "operand", "non-zero", "M dense", "M executed", "µJ"):
+        layers.add_column(column, justify="left" if column in ("module", "operand") else "right")
+    layers.columns[0].no_wrap = True
+    for row in report.layers():
+        operands = row["operands"]
+        executed = [f"{row[key] / 1e6:.3f} {word}" for key, word in (("macs", "MAC"), ("acs", "AC ")) if row[key]]
+        layers.add_row(
+            row["module"],
+            " × ".join(o["class"] for o in operands),
+            " × ".join(f"{o['rate']:.0%}" for o in operands),
+            f"{row['dense'] / 1e6:.3f}",
+            "\n".join(executed) or "–",
+            f"{row['exact_mj'] * 1e3:.3f}",
+        )
+    return Group(layers, totals(report), *_left_out(report))
+
+
+def _left_out(report: Report) -> list[Text]:
+    """What the totals lack, in words."""
+    counts, lines = report.counts, []
+    kinds = Counter[str]()
+    for other in counts.elementwise:
+        kinds[other.operator] += other.elements
+    if kinds:
+        named = ", ".join(f"{name} {n / counts.images:,.0f}" for name, n in kinds.most_common())
+        lines.append(Text(f"Charged by no convention (entries an image; batch norm by syops): {named}.", style="dim"))
+    for other in counts.uncounted:
+        where = other.module or "the model itself"
+        lines.append(Text(f"NOT COUNTED: operator {other.operator} in {where}, {other.calls} calls", style="bold red"))
+    return lines
+
+
+def verdicts(check: Check, *, show_all: bool = False) -> Group:
+    """What a rule says of every product."""
+    rule, failed = check.rule, [v for v in check.verdicts if not v.passed]
+    title = (
+        f"{rule.name}: {'passed' if check.passed else f'{len(failed)} of {len(check.verdicts)} fail'} — {rule.about}"
+    )
+    shown = check.verdicts if show_all else failed
+    if not shown:
+        return Group(Text(title, style="bold"))
+    table = _table(title)
+    for column in ("", "module", "operands", "why"):
+        table.add_column(column, no_wrap=column == "module")
+    for v in shown:
+        mark = Text("pass", style="green") if v.passed else Text("fail", style="red")
+        table.add_row(mark, v.module, " × ".join(v.operands) or v.operator, v.reason)
+    return Group(table)
+
+
+def _table(title: str) -> Table:
+    return Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", pad_edge=False)

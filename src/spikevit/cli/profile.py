@@ -1,0 +1,48 @@
+"""spikevit profile: what a model costs, by every convention side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from spikevit.cli.source import add_source, load_source
+
+EXAMPLE = """examples:
+  spikevit profile runs/digits-1/best.safetensors
+  spikevit profile spikformer_4_384 --images 4 --constants int8
+  spikevit profile runs/digits-1/best.safetensors --json report.json --csv layers.csv"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A model, images, constants, and where to write."""
+    add_source(parser, images=100, batch_size=1)
+    parser.add_argument("--constants", default="fp32", help="fp32, fp16, int8, or a YAML file (default: fp32, 45 nm)")
+    parser.add_argument("--json", metavar="FILE", help="write everything there; - prints it instead of the tables")
+    parser.add_argument("--csv", metavar="FILE", help="write the table of layers there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints tables of layers and totals; writes them where asked to."""
+    import json
+    from functools import partial
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from spikevit.models.checkpoint import write_atomically
+    from spikevit.profiling.constants import load_constants
+    from spikevit.profiling.profile import profile
+
+    constants = load_constants(args.constants)
+    source = load_source(args)
+    report = profile(source.model, source.batches(), constants=constants)
+    text = json.dumps(report.to_dict() | {"data": source.about}, indent=2) + "\n"
+    for path, content in ((args.json, text), (args.csv, report.to_csv())):
+        if path and path != "-":
+            write_atomically(Path(path), partial(Path.write_text, data=content))
+    if args.json == "-":
+        print(text, end="")
+    else:
+        console = Console(highlight=False)
+        console.print(report)
+        console.print(f"On {source.about}.", style="dim")
+    return 0

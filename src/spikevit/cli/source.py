@@ -1,0 +1,109 @@
+"""A model and images to look at it with, for the verbs that take MODEL or CHECKPOINT."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Source:
+    """A model in evaluation mode, `images` images in batches, and in words what they are."""
+
+    model: Any
+    images: int
+    batch_size: int
+    get: Any  # (start, stop) -> images, normalised
+    about: str
+
+    def batches(self, progress: bool = True) -> Iterator[Tensor]:
+        """The images, batch by batch, with a bar on a terminal."""
+        from rich.console import Console
+        from rich.progress import track
+
+        starts = range(0, self.images, self.batch_size)
+        console = Console(stderr=True)
+        quiet = not progress or not console.is_terminal
+        for start in track(starts, "counting", console=console, transient=True, disable=quiet):
+            yield self.get(start, min(start + self.batch_size, self.images))
+
+
+def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int) -> None:
+    """Arguments that say which model and which images."""
+    parser.add_argument("model", metavar="MODEL|CHECKPOINT", help="a name of `spikevit models`, or a .safetensors file")
+    parser.add_argument("--data", help="data set (default: the checkpoint's test images; noise for a fresh model)")
+    parser.add_argument("--root", help="folder of the data set, where it is not that of training")
+    parser.add_argument("--images", type=int, default=images, help=f"how many, from the first (default: {images})")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help=f"default: {batch_size}")
+
+
+def load_source(args: argparse.Namespace) -> Source:
+    """The model and images that the arguments name."""
+    for name in ("images", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+    if Path(args.model).suffix == ".safetensors" or Path(args.model).exists():
+        return _of_checkpoint(args)
+    return _of_name(args)
+
+
+def _of_checkpoint(args: argparse.Namespace) -> Source:
+    from spikevit.models.checkpoint import load_model, read_about
+    from spikevit.training.run import load_data_of
+
+    about = read_about(args.model)
+    model = load_model(args.model)
+    if args.data:
+        return _of_data(args, model, "")
+    if "data" not in about:
+        raise ValueError(f"{args.model} does not say what data it was trained on: name a data set with --data")
+    return _of_split(args, model, load_data_of(about, root=args.root), "")
+
+
+def _of_name(args: argparse.Namespace) -> Source:
+    import torch
+
+    from spikevit.models import create_model
+    from spikevit.profiling.calibrate import calibrate
+
+    torch.manual_seed(0)
+    model = create_model(args.model)
+    fresh = "fresh weights, batch norm set by these images; "
+    if args.data:
+        source = _of_data(args, model, fresh)
+    else:
+        c = model.config
+        noise = torch.randn(args.images, c.in_channels, *c.image_size)
+        about = f"{fresh}{args.images} images of noise"
+        source = Source(model, args.images, args.batch_size, lambda start, stop: noise[start:stop], about)
+    calibrate(model, source.get(0, min(16, source.images)))
+    return source
+
+
+def _of_data(args: argparse.Namespace, model: Any, fresh: str) -> Source:
+    from spikevit.data import load_data
+
+    size, channels = model.config.image_size, model.config.in_channels
+    return _of_split(args, model, load_data(args.data, root=args.root, image_size=size, channels=channels), fresh)
+
+
+def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> Source:
+    from spikevit.data import normalise
+
+    split = "test" if data.test is not None else "val"
+    dataset = data.split(split)
+    images = min(args.images, len(dataset))
+
+    def get(start: int, stop: int) -> Tensor:
+        from spikevit.data.batches import collate
+
+        found, _ = collate(dataset.__getitems__(range(start, stop)))
+        return normalise(found, data.info).to(model.dtype)
+
+    about = f"{fresh}{images} {split} images of {data.info.name}"
+    return Source(model, images, args.batch_size, get, about)

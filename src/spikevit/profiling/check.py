@@ -1,0 +1,166 @@
+"""The spike-driven check: is every product an accumulate, and may it run as spikes arrive? By rules that are data.
+
+A rule (rules/*.yaml) says which classes of operands a product needs one of, what is exempt, and what is forbidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from spikevit.errors import unknown
+from spikevit.profiling.count import Counts, Operand, OperatorCount, OtherCount
+from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
+
+# What a rule may forbid: an operator that is no product, and the reason it gives.
+FORBIDDABLE: dict[str, Callable[[OtherCount], str | None]] = {
+    "batch norm that cannot fold": lambda o: (
+        "batch norm on what no convolution or linear map made: it cannot fold into weights"
+        if o.operator == "batch norm" and o.remark == "cannot fold"
+        else None
+    ),
+    "max pool": lambda o: (
+        f"max pool on {'spikes: the largest may still come' if o.values.kind.name == BINARY else 'membrane potentials'}"
+        if o.operator == "max pool" and o.origin.operator != "image"
+        else None
+    ),
+    "average over time": lambda o: "average over time inside the network" if o.remark == "over time" else None,
+}
+PRODUCT_OF_TWO = "product of two activations"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """operands: classes of which each product needs one; exempt: "stem", "head" or modules; forbid: see FORBIDDABLE."""
+
+    name: str
+    about: str
+    operands: tuple[str, ...]
+    exempt: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one product, or of one operator that a rule forbids: `reason` is why not, or what passes it."""
+
+    module: str
+    operator: str
+    operands: tuple[str, ...]
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """All verdicts by one rule."""
+
+    rule: Rule
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything does."""
+        return all(v.passed for v in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"rule": self.rule.name, "passed": self.passed, "verdicts": [vars(v) for v in self.verdicts]}
+
+
+def rules() -> list[str]:
+    """Names of the rules that are shipped."""
+    folder = resources.files("spikevit.profiling").joinpath("rules")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_rule(name: str | Path) -> Rule:
+    """A shipped rule by name, or one's own from a YAML file of the same fields."""
+    import yaml
+
+    if str(name) in rules():
+        text, name = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text(), str(name)
+    elif Path(name).suffix in (".yaml", ".yml"):
+        text, name = Path(name).read_text(), Path(name).stem
+    else:
+        raise unknown("rule", name, [*rules(), "a file ending in .yaml"])
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict) or not values.get("operands"):
+        raise ValueError(f"rule {name} must be a YAML mapping with operands: [binary, …]")
+    for key in values:
+        if key not in (known := ("about", "operands", "exempt", "forbid")):
+            raise unknown(f"key of rule {name}", key, known)
+    for kind in values["operands"]:
+        if kind not in (known := (BINARY, POWER_OF_TWO, INTEGER, REAL)):
+            raise unknown(f"class of operands in rule {name}", kind, known)
+    for what in values.get("forbid") or ():
+        if what not in (names := [*FORBIDDABLE, PRODUCT_OF_TWO]):
+            raise unknown(f"thing to forbid in rule {name}", what, names)
+    lists = {key: tuple(values.get(key) or ()) for key in ("operands", "exempt", "forbid")}
+    return Rule(str(name), values.get("about", ""), **lists)
+
+
+def check(counts: Counts, rule: Rule) -> Check:
+    """Every product, and every forbidden operator, in order of execution."""
+    verdicts = [_product(c, rule) for c in counts.operators]
+    for what in rule.forbid:
+        for other in counts.elementwise:
+            reason = FORBIDDABLE[what](other) if what in FORBIDDABLE else None
+            if reason:
+                verdicts.append(Verdict(other.module, other.operator, (), False, reason))
+    for other in counts.uncounted:
+        verdicts.append(Verdict(other.module, other.operator, (), False, "an operator this check does not know"))
+    return Check(rule, verdicts)
+
+
+def _product(c: OperatorCount, rule: Rule) -> Verdict:
+    names = tuple(_shown(operand) for operand in c.operands)
+
+    def verdict(passed: bool, reason: str) -> Verdict:
+        return Verdict(c.module, c.operator, names, passed, reason)
+
+    place = "stem" if c.stem else c.module.split(".")[0]
+    if place in rule.exempt or c.module in rule.exempt:
+        return verdict(True, f"{place}: exempt")
+    if len(c.operands) > 1 and PRODUCT_OF_TWO in rule.forbid:
+        return verdict(False, "product of two activations: both must wait for each other")
+    fits = [operand for operand in c.operands if operand.kind.name in rule.operands]
+    if fits:
+        return verdict(True, "" if len(fits) == len(c.operands) else f"gated by the {fits[0].kind.name} operand")
+    return verdict(False, "; ".join(_why(operand) for operand in c.operands))
+
+
+def _shown(operand: Operand) -> str:
+    kind = operand.kind
+    scale = "" if kind.unit == 1 or kind.name == REAL else f" · {kind.unit:g}"
+    return f"{kind.name}{f' 0…{kind.top}' if kind.name == INTEGER else ''}{scale}"
+
+
+def _why(operand: Operand) -> str:
+    """Where an operand that is no spike comes from."""
+    kind, made = operand.kind, operand.origin.operator
+    if kind.name == REAL:
+        of = {
+            "image": "the image: first convolution",
+            "mean": "an average: real values",
+            "average pool": "average pooling: real values",
+            "max pool": "max pool on membrane potentials",
+            "softmax": "softmax: real values",
+            "conv": "no neurons behind the convolution before it",
+            "linear": "no neurons behind the linear map before it",
+        }
+        return of.get(made, f"real values, made by {made}")
+    if kind.name == INTEGER:
+        top = f"values up to {kind.top}" + (f" · {kind.unit:g}" if kind.unit != 1 else "")
+        of = {
+            "add": f"sum of spikes, added by a shortcut: {top}",
+            "mean": f"average of spikes: {top}",
+            "average pool": f"average pooling of spikes: {top}",
+            "mul": f"whole numbers, scaled: {top}",
+            "matmul": f"product of spikes: {top}",
+        }
+        return of.get(made, f"whole numbers, made by {made}: {top}")
+    return f"{kind.name}, made by {made}"

@@ -1,0 +1,186 @@
+"""One report of what a model costs: every product, every convention side by side, baselines, the spread over images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikevit.profiling.constants import Constants, load_constants
+from spikevit.profiling.conventions import (
+    CONVENTIONS,
+    Energy,
+    _paper,
+    break_even,
+    charge,
+    dense,
+    matched_bits,
+)
+from spikevit.profiling.count import Counts, count
+from spikevit.profiling.metrics import metrics
+
+NOTE = "model, not measurement"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Energy per image by one convention; spread: standard deviation over images, None where it is not known."""
+
+    energy: Energy
+    spread: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        e = self.energy
+        return {"mj": e.mj, "mj_spread": self.spread, "macs": e.macs, "acs": e.acs, "shifts": e.shifts}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `profile` found.
+
+    costs: by convention. baselines: the same network as an ANN, and as one with activations of as many bits as T steps
+    carry. break_even: the firing rate at which the spiking network costs as much as each. metrics: NeuroBench's.
+    """
+
+    model: str
+    counts: Counts
+    constants: Constants
+    costs: dict[str, Cost]
+    baselines: dict[str, Energy]
+    break_even: dict[str, float]
+    metrics: dict[str, float]
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One row for each product, per image."""
+        images, rows = self.counts.images, []
+        for c in self.counts.operators:
+            exact, paper = charge(c, self.constants).per(images), _paper(c, self.constants).per(images)
+            rows.append(
+                {
+                    "module": c.module,
+                    "operator": c.operator,
+                    "operands": [
+                        {
+                            "class": operand.kind.name,
+                            "unit": operand.kind.unit,
+                            "top": operand.kind.top,
+                            "rate": c.rate(i),
+                            "made_by": operand.origin.operator,
+                        }
+                        for i, operand in enumerate(c.operands)
+                    ],
+                    "dense": c.macs / images,
+                    "in_bounds": c.tally.inbounds / images,
+                    "macs": exact.macs,
+                    "acs": exact.acs,
+                    "shifts": exact.shifts,
+                    "exact_mj": exact.mj,
+                    "paper_mj": paper.mj,
+                }
+            )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        counts = self.counts
+        return {
+            "model": self.model,
+            "note": NOTE,
+            "images": counts.images,
+            "time_steps": counts.time_steps,
+            "constants": self.constants.to_dict(),
+            "conventions": {name: cost.to_dict() for name, cost in self.costs.items()},
+            "baselines": {name: {"mj": e.mj, "macs": e.macs} for name, e in self.baselines.items()},
+            "break_even_rate": self.break_even,
+            "neurobench": self.metrics,
+            "layers": self.layers(),
+            "neurons": [
+                {"module": n.module, "updates": n.updates / counts.images, "rate": n.spikes / n.updates}
+                for n in counts.neurons
+            ],
+            "uncharged": [_other(o, counts.images) for o in counts.elementwise],
+            "uncounted": [_other(o, counts.images) for o in counts.uncounted],
+        }
+
+    def to_csv(self) -> str:
+        """The layers as a table."""
+        rows = []
+        for layer in self.layers():
+            operands = layer.pop("operands")
+            for key in ("class", "rate"):
+                layer[f"operand_{key}"] = " × ".join(
+                    f"{o[key]:.6g}" if key == "rate" else str(o[key]) for o in operands
+                )
+            rows.append(layer)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def __rich__(self):
+        from spikevit.report.terminal import costs
+
+        return costs(self)
+
+
+def _other(o: Any, images: int) -> dict[str, Any]:
+    return {"module": o.module, "operator": o.operator, "entries": o.elements / images, "remark": o.remark}
+
+
+def profile(
+    model: nn.Module, images: Tensor | Iterable[Any], *, constants: str | Path | Constants = "fp32", name: str = ""
+) -> Report:
+    """Runs the model over images and reports what they cost, by every convention.
+
+    Args:
+        model: ours or any other; in the mode it is in. Fresh weights are silent in evaluation: train them, or
+            see `calibrate`.
+        images: one batch (B, ...), or an iterable of batches: tensors, or tuples of all arguments of the model.
+        constants: "fp32", "fp16", "int8", a YAML file, or Constants: energy of one operation.
+        name: shown as the model's.
+
+    The spread over images is the standard deviation of batches of one image; of batches of b images, that of their
+    means times √b.
+    """
+    return report(count(model, images), model, load_constants(constants), name)
+
+
+def report(counts: Counts, model: nn.Module, constants: Constants, name: str = "") -> Report:
+    """The report on counts that were made before."""
+    baselines = {
+        "ANN": dense(counts, constants),
+        f"ANN, {(bits := _bits(model, counts))}-bit activations": dense(counts, constants, bits=bits),
+    }
+    return Report(
+        model=name or getattr(model, "name", None) or type(model).__name__,
+        counts=counts,
+        constants=constants,
+        costs={
+            key: Cost(convention(counts, constants), _spread(counts, convention, constants))
+            for key, convention in CONVENTIONS.items()
+        },
+        baselines=baselines,
+        break_even={key: break_even(counts, e) for key, e in baselines.items()},
+        metrics=metrics(model, counts),
+    )
+
+
+def _bits(model: nn.Module, counts: Counts) -> int:
+    return getattr(model, "activation_bits", None) or matched_bits(counts.time_steps)
+
+
+def _spread(counts: Counts, convention, constants: Constants) -> float | None:
+    batches = list(counts.per_batch())
+    sizes = [batch.images for batch in batches]
+    if len(batches) < 2:
+        return None
+    return stdev(convention(batch, constants).mj for batch in batches) * sqrt(fmean(sizes))
