@@ -161,9 +161,8 @@ def test_models(cli):
     assert status == 0 and "spikformer" not in out
     (row,) = [line for line in out.splitlines() if "qkformer_10_384" in line]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        *("`qkformer_10_384`", "16,473,688", "3×224×224", "4", "23.40"),
-        "ImageNet 78.80¹",
-        "legacy_batch_leak",
+        *("`qkformer_10_384`†", "16,473,688", "224×224", "4", "23.40", "26.74"),
+        *("ImageNet 78.80¹", "15.13"),
     ]
     assert "16,473,688" in cli("models", "qkformer_10_384")[1]
 

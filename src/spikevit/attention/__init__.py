@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from spikevit.attention.groupwise import GroupwiseQK, GroupwiseSSA
 from spikevit.attention.mixer import Mixer, check_heads
 from spikevit.attention.multiscale import MSChannelAttention, MSTokenAttention
 from spikevit.attention.qk import QKChannelAttention, QKTokenAttention
@@ -11,6 +12,8 @@ from spikevit.attention.token_mixer import SpikingTokenMixer, TokenMixing
 from spikevit.errors import unknown
 
 MIXERS: dict[str, type[Mixer]] = {
+    "gw_qk": GroupwiseQK,
+    "gw_ssa": GroupwiseSSA,
     "ms_channel": MSChannelAttention,
     "ms_token": MSTokenAttention,
     "qk_channel": QKChannelAttention,
@@ -32,6 +35,8 @@ __all__ = [
     "MIXERS",
     "SDSA",
     "SSA",
+    "GroupwiseQK",
+    "GroupwiseSSA",
     "MSChannelAttention",
     "MSTokenAttention",
     "Mixer",

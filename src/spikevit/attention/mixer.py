@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from spikevit.layers import LinearBN, SpikingLinear
-from spikevit.neurons import NeuronConfig, Stream
+from spikevit.neurons import Neurons, Stream
 
 
 def check_heads(dim: int, heads: int) -> None:
@@ -26,7 +26,7 @@ class Mixer(nn.Module):
 
     Args:
         dim, heads: width C and the number of groups of channels.
-        tokens: N, for mixers whose weights depend on it.
+        tokens: N, for mixers whose weights depend on it. grid: H × W of them, for mixers that see windows.
         bias: of proj_in; out_bias: of proj_out.
         threshold: of attn_lif.
         membrane: residual streams of membrane potentials.
@@ -39,8 +39,9 @@ class Mixer(nn.Module):
         dim: int,
         heads: int,
         *,
-        neuron: NeuronConfig,
+        neuron: Neurons,
         tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
         bias: bool = False,
         out_bias: bool = True,
         threshold: float = 0.5,
@@ -51,7 +52,7 @@ class Mixer(nn.Module):
         self.heads = heads
         self.lif = neuron.build() if membrane else None
         self.proj_in = SpikingLinear(dim, self.parts * dim, bias=bias, neuron=neuron)
-        self.attn_lif = neuron.build(threshold)
+        self.attn_lif: nn.Module = neuron.build(threshold)
         self.proj_out: LinearBN | SpikingLinear
         if membrane:
             self.proj_out = LinearBN(dim, dim, bias=out_bias)

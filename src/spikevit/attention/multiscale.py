@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikevit.attention.mixer import Mixer
 from spikevit.layers.projection import batch_norm, folded
-from spikevit.neurons import NeuronConfig, Stream
+from spikevit.neurons import Neurons, Stream
 
 
 class TokenConv(nn.Module):
@@ -20,7 +20,7 @@ class TokenConv(nn.Module):
     The convolution runs over the flattened tokens: it reaches from the end of a row to the start of the next.
     """
 
-    def __init__(self, dim: int, kernel: int, *, neuron: NeuronConfig):
+    def __init__(self, dim: int, kernel: int, *, neuron: Neurons):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, bias=False)
         self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim)
@@ -46,7 +46,7 @@ class MSTokenAttention(Mixer):
     parts = 2
     kernel = 3
 
-    def __init__(self, dim: int, heads: int, *, neuron: NeuronConfig, **options):
+    def __init__(self, dim: int, heads: int, *, neuron: Neurons, **options):
         super().__init__(dim, heads, neuron=neuron, **options)
         self.p = TokenConv(dim, self.kernel, neuron=neuron)
 

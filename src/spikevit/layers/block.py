@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from spikevit.layers.projection import MembraneLinear, SpikingLinear
-from spikevit.neurons import NeuronConfig, Stream
+from spikevit.neurons import Neurons, Stream
 
 
 class SpikingMLP(nn.Module):
@@ -14,7 +14,7 @@ class SpikingMLP(nn.Module):
     LIF(BN(W2 · LIF(BN(W1 x)))): spikes; with `membrane` BN(W2 · LIF(BN(W1 · LIF(x)))): membrane potentials.
     """
 
-    def __init__(self, dim: int, hidden: int, *, neuron: NeuronConfig, bias: bool = True, membrane: bool = False):
+    def __init__(self, dim: int, hidden: int, *, neuron: Neurons, bias: bool = True, membrane: bool = False):
         super().__init__()
         unit = MembraneLinear if membrane else SpikingLinear
         self.fc1 = unit(dim, hidden, bias=bias, neuron=neuron)

@@ -24,7 +24,11 @@ def fold_batch_norm(model: Model) -> Model:
 
     A unit is any module with a batch norm `bn` behind its `linear` or `conv`; its forward must allow `bn` to be None.
     """
-    model = deepcopy(model).eval()
+    return fold_batch_norm_(deepcopy(model).eval())
+
+
+def fold_batch_norm_(model: Model) -> Model:
+    """The same in place."""
     unit: Any
     for unit in model.modules():
         bn, layer = getattr(unit, "bn", None), getattr(unit, "linear", getattr(unit, "conv", None))

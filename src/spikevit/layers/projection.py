@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.neurons import NeuronConfig, Stream
+from spikevit.neurons import Neurons, Stream
 
 
 def is_constant(x: Tensor) -> bool:
@@ -76,7 +76,7 @@ class LinearBN(nn.Module):
 class SpikingLinear(LinearBN):
     """LIF(BN(W x + b)): spikes (T, B, ..., dim_out)."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: NeuronConfig, threshold: float = 1.0):
+    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: Neurons, threshold: float = 1.0):
         super().__init__(dim_in, dim_out, bias=bias)
         self.lif = neuron.build(threshold)
 
@@ -87,7 +87,7 @@ class SpikingLinear(LinearBN):
 class MembraneLinear(LinearBN):
     """BN(W · LIF(x) + b): pre-activation, from membrane potentials to membrane potentials (T, B, ..., dim_out)."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: NeuronConfig):
+    def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: Neurons):
         super().__init__(dim_in, dim_out, bias=bias)
         self.lif = neuron.build()
 
@@ -101,9 +101,10 @@ class ConvBN(nn.Module):
     `bn` is None where it was folded into `conv` for good (`fold_batch_norm`); then `conv` has a bias.
     """
 
-    def __init__(self, dim_in: int, dim_out: int, *, kernel: int = 3, stride: int = 1):
+    def __init__(self, dim_in: int, dim_out: int, *, kernel: int = 3, stride: int = 1, groups: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim_out, kernel, stride, padding=(kernel - 1) // 2 * (kernel % 2), bias=False)
+        padding = (kernel - 1) // 2 * (kernel % 2)
+        self.conv = nn.Conv2d(dim_in, dim_out, kernel, stride, padding=padding, groups=groups, bias=False)
         self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,9 +112,12 @@ class ConvBN(nn.Module):
             return steps_apart(lambda m: as_maps(self.conv, m), x)
         if self.bn.training:
             return batch_norm(self.bn, steps_apart(lambda m: as_maps(self.conv, m), x))
-        weight, bias = folded(self.conv, self.bn)
-        conv = self.conv
-        return steps_apart(lambda m: as_maps(lambda n: F.conv2d(n, weight, bias, conv.stride, conv.padding), m), x)
+        conv, (weight, bias) = self.conv, folded(self.conv, self.bn)
+
+        def convolve(maps: Tensor) -> Tensor:
+            return F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+
+        return steps_apart(lambda m: as_maps(convolve, m), x)
 
 
 class SpikingConv(ConvBN):
@@ -130,7 +134,7 @@ class SpikingConv(ConvBN):
         kernel: int = 3,
         stride: int = 1,
         pool: str | None = None,
-        neuron: NeuronConfig,
+        neuron: Neurons,
     ):
         super().__init__(dim_in, dim_out, kernel=kernel, stride=stride)
         self.pool = pool
@@ -147,8 +151,18 @@ class SpikingConv(ConvBN):
 class MembraneConv(ConvBN):
     """BN(conv(LIF(x))), optionally with a 3×3 max pool of stride 2 on the spikes: membrane potentials in and out."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, pool: bool = False, neuron: NeuronConfig):
-        super().__init__(dim_in, dim_out)
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        pool: bool = False,
+        neuron: Neurons,
+    ):
+        super().__init__(dim_in, dim_out, kernel=kernel, stride=stride, groups=groups)
         self.pool = pool
         self.lif = neuron.build()
 

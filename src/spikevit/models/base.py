@@ -57,6 +57,8 @@ class SpikingModel(nn.Module):
 
     def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
         """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step."""
+        if per_step and not self.time_axis:
+            raise ValueError(f"per_step=True: {self._called()} has no common axis of time steps; it gives logits once")
         logits = self.logits(self.maps(images))
         return logits if per_step else logits.mean(0)
 
@@ -71,6 +73,8 @@ class SpikingModel(nn.Module):
         The same forward as a whole sequence, so that T steps give the T logits of `per_step=True`. `state[keep]`
         drops finished samples.
         """
+        if not self.streaming:
+            raise ValueError(f"step: {self._called()} does not stream, it has no common axis of time steps")
         if images.dim() != 4:
             raise ValueError(f"step takes images of one step, (B, C, H, W); got shape {tuple(images.shape)}")
         if state is not None and any(len(v) != len(images) for v in state):
@@ -98,9 +102,14 @@ class SpikingModel(nn.Module):
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point, normalised as in training; got {images.dtype}")
         self._check_size(height, width)
+        if images.dim() == 5 and not self.time_axis:
+            raise ValueError(f"{self._called()} has no time axis and takes images, not frames {tuple(images.shape)}")
         if images.dim() == 4:
-            images = images.expand(self.config.time_steps, *images.shape)
+            images = images.expand(self.config.time_steps if self.time_axis else 1, *images.shape)
         return images.permute(0, 1, 3, 4, 2)
+
+    def _called(self) -> str:
+        return self.name or type(self).__name__
 
     def _check_size(self, height: int, width: int) -> None:
         for side, value in (("height", height), ("width", width)):

@@ -52,8 +52,9 @@ class Encoder(SpikingModel):
         super().__init__(config)
         dim, neuron = config.embed_dim, config.neuron
         self.patch_embed = patch_embed
-        self.tokens = (config.image_size[0] // self.stride) * (config.image_size[1] // self.stride)
-        common = {"neuron": neuron, "tokens": self.tokens, "membrane": self.membrane, **(mixer_options or {})}
+        grid = (config.image_size[0] // self.stride, config.image_size[1] // self.stride)
+        self.tokens = grid[0] * grid[1]
+        common = {"neuron": neuron, "tokens": self.tokens, "grid": grid, "membrane": self.membrane, **(mixer_options or {})}
         self.blocks = nn.ModuleList(
             Block(
                 make_mixer(config.mixer, dim, config.num_heads, **common),

@@ -105,7 +105,8 @@ class QKFormer(SpikingModel):
         name, neuron = config.mixers[i], config.neuron
         stride = STRIDES[config.stem][i]
         options: dict[str, Any] = {"neuron": neuron, "threshold": config.attention_threshold}
-        options["tokens"] = (config.image_size[0] // stride) * (config.image_size[1] // stride)
+        options["grid"] = grid = (config.image_size[0] // stride, config.image_size[1] // stride)
+        options["tokens"] = grid[0] * grid[1]
         if name == "ssa":
             options["legacy_batch_leak"] = config.legacy_batch_leak
         return nn.ModuleList(

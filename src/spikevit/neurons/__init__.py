@@ -1,9 +1,12 @@
 """Time: neurons that turn currents (T, ...) into spikes, as pure functions and thin modules."""
 
-from spikevit.neurons.config import NeuronConfig
+from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig
+from spikevit.neurons.expg import ExpGIF, Staircase
 from spikevit.neurons.fused import fused_lif
 from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF, set_backend
 from spikevit.neurons.plain import lif
+from spikevit.neurons.spike_train import NotConvertible, SpikeTrain
+from spikevit.neurons.staircase import ExpG
 from spikevit.neurons.state import State, Stream
 from spikevit.neurons.surrogate import ATan, Dspike, Rectangle, Sigmoid, Surrogate, Triangle, make_surrogate
 
@@ -13,11 +16,18 @@ __all__ = [
     "LIF",
     "ATan",
     "Dspike",
+    "ExpG",
+    "ExpGIF",
     "Neuron",
     "NeuronConfig",
+    "Neurons",
+    "NotConvertible",
     "ParametricLIF",
     "Rectangle",
     "Sigmoid",
+    "SpikeTrain",
+    "Staircase",
+    "StaircaseConfig",
     "State",
     "Stream",
     "Surrogate",

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import nn
 
 from spikevit.errors import unknown
+from spikevit.neurons.staircase import ExpG
+
+
+class Neurons(Protocol):
+    """What layers ask for neurons."""
+
+    def build(self, threshold: float = 1.0) -> nn.Module:
+        """A layer of neurons that fire at `threshold`."""
+        ...
+
+    def mask(self) -> nn.Module:
+        """A layer of neurons that fire at most once a step and value: what lets others pass."""
+        ...
 
 
 @dataclass(frozen=True)
 class NeuronConfig:
     """Neurons of a model. The defaults are those of the field: SpikingJelly's LIF, τ = 2, sigmoid of steepness 4.
 
-    kind: "lif", "if" or "plif" (τ learnt). tau: time constant in steps. decay_input: whether x is divided by τ
+    kind: "lif", "if", "plif" (τ learnt), or "expg" for models without a time axis (Ge²mS-T). tau: time constant in steps. decay_input: whether x is divided by τ
     too. reset: "hard" (to 0) or "soft" (by subtraction). surrogate: "sigmoid", "atan", "triangle", "rectangle"
     or "dspike", of steepness alpha (None: its default).
     """
@@ -35,9 +50,38 @@ class NeuronConfig:
             "detach_reset": self.detach_reset,
             "surrogate": make_surrogate(self.surrogate, self.alpha),
         }
+        if self.kind == "expg":
+            raise ValueError("neuron kind 'expg' has no time axis and no common threshold: it is for ge2mst models")
         if self.kind == "if":
             return IF(threshold, **options)
         leaky = {"lif": LIF, "plif": ParametricLIF}
         if self.kind not in leaky:
-            raise unknown("neuron kind", self.kind, [*leaky, "if"])
+            raise unknown("neuron kind", self.kind, [*leaky, "if", "expg"])
         return leaky[self.kind](threshold, tau=self.tau, decay_input=self.decay_input, **options)
+
+    def mask(self) -> nn.Module:
+        """A layer of such neurons at half the usual threshold, as behind attention."""
+        return self.build(0.5)
+
+
+@dataclass(frozen=True)
+class StaircaseConfig:
+    """Layers of ExpG-IF neurons to train (`Staircase`). threshold: θ they start from, whatever a layer asks for.
+
+    code: of their spikes. power_of_two: Δ = 2^e. backend: "fused", "numba" or "plain".
+    """
+
+    code: ExpG
+    threshold: float = 2.0
+    power_of_two: bool = True
+    backend: str = "fused"
+
+    def build(self, threshold: float = 1.0) -> nn.Module:
+        """A layer of them."""
+        from spikevit.neurons.expg import Staircase
+
+        return Staircase(self.code, self.threshold, power_of_two=self.power_of_two, backend=self.backend)
+
+    def mask(self) -> nn.Module:
+        """A layer that fires once or not."""
+        return replace(self, code=ExpG(1, 1), threshold=1.0).build()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spikevit.errors import unknown
+from spikevit.profiling.constants import read_yaml
 from spikevit.profiling.count import Counts, Operand, OperatorCount, OtherCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
 
@@ -82,12 +83,12 @@ def load_rule(name: str | Path) -> Rule:
     import yaml
 
     if str(name) in rules():
-        text, name = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text(), str(name)
+        text = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text()
+        values, name = yaml.safe_load(text), str(name)
     elif Path(name).suffix in (".yaml", ".yml"):
-        text, name = Path(name).read_text(), Path(name).stem
+        values, name = read_yaml(name), Path(name).stem
     else:
         raise unknown("rule", name, [*rules(), "a file ending in .yaml"])
-    values = yaml.safe_load(text)
     if not isinstance(values, dict) or not values.get("operands"):
         raise ValueError(f"rule {name} must be a YAML mapping with operands: [binary, …]")
     for key in values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,20 @@ class Constants:
         return asdict(self) | {"mac": self.mac}
 
 
-def read_constants(path: str | Path) -> Constants:
-    """A user's table: a YAML mapping with the fields of Constants."""
+def read_yaml(path: str | Path) -> Any:
+    """What a user's YAML file holds."""
     import yaml
 
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+
+
+def read_constants(path: str | Path) -> Constants:
+    """A user's table: a YAML mapping with the fields of Constants."""
     path = Path(path)
-    values = yaml.safe_load(path.read_text())
+    values = read_yaml(path)
     known = {f.name for f in fields(Constants)} - {"name"}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a YAML mapping of {', '.join(sorted(known))}; got {type(values).__name__}")
@@ -58,8 +67,10 @@ def read_constants(path: str | Path) -> Constants:
     if needed:
         raise ValueError(f"{path} lacks {', '.join(sorted(needed))}")
     for key, value in values.items():
-        if key != "about" and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-            raise ValueError(f"{path}: {key}={value!r} must be a number of at least 0")
+        least = 1 if key.endswith("bits") else 0
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+        if key != "about" and not (number and value >= least):
+            raise ValueError(f"{path}: {key}={value!r} must be a number of at least {least}")
     defaults: dict[str, Any] = {"name": path.stem, "about": path.name, "shift": 0.0, "memory": 0.0}
     return Constants(**defaults | values)
 

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from math import ceil, log2
 
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.count import Counts, OperatorCount, Tally
-from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN
+from spikevit.profiling.count import Counts, Operand, OperatorCount, Tally
+from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Values
 
 FP32 = load_constants("fp32")
 
@@ -236,7 +236,9 @@ def with_rates(counts: Counts, rates: Mapping[str, float]) -> tuple[Counts, list
     missing: list[str] = []
     for c in counts.operators:
         found = [rate for pattern, rate in rates.items() if fnmatchcase(c.module, pattern)]
-        if c.stem or _is_head(c):
+        if c.stem:  # images are real values
+            known.append(replace(c, operands=[Operand(Values(None), o.origin) for o in c.operands]))
+        elif _is_head(c):
             known.append(c)
         elif not found:
             missing.append(c.module)

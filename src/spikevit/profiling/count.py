@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikevit.models import SpikingModel
-from spikevit.neurons import Neuron
+from spikevit.neurons import SpikeTrain, Staircase
+from spikevit.profiling.observe import FIRING, fired
 from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_of, work_of
 from spikevit.profiling.origins import Origin, Origins
 from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
@@ -263,7 +264,7 @@ class _Counter(TorchDispatchMode):
         """Follows which module runs, and counts neurons."""
         with ExitStack() as stack:
             for name, module in self.modules.items():
-                neuron = isinstance(module, Neuron)
+                neuron = isinstance(module, FIRING)
                 stack.callback(module.register_forward_pre_hook(self._enter(name, neuron)).remove)
                 stack.callback(module.register_forward_hook(self._leave(name, neuron)).remove)
             stack.enter_context(self)
@@ -277,15 +278,16 @@ class _Counter(TorchDispatchMode):
         return enter
 
     def _leave(self, name: str, neuron: bool):
-        def leave(_module, _args, out) -> None:
+        def leave(module, _args, out) -> None:
             self.running.pop()
             if neuron:
-                fired = 0 if out.is_meta else int(out.count_nonzero())
+                spikes = out.steps if isinstance(out, SpikeTrain) else out
+                number, cells = (0, spikes.numel()) if spikes.is_meta else fired(module, out)
                 for neurons in (self.neurons, self.batch_neurons):
                     count = neurons.setdefault(name, NeuronCount(name))
-                    count.updates += out.numel()
-                    count.spikes += fired
-                self.origins[out] = Origin("neuron", name)
+                    count.updates += cells
+                    count.spikes += number
+                self.origins[spikes] = Origin("staircase" if isinstance(module, Staircase) else "neuron", name)
             self.inside_neuron -= neuron  # last: what this hook computes is not the model's
 
         return leave
@@ -379,7 +381,7 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     config = getattr(model, "config", None)
-    counter = _Counter(dict(model.named_modules()), steps := getattr(config, "time_steps", 1))
+    counter = _Counter(dict(model.named_modules()), steps := getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1)
     counts = Counts(time_steps=steps)
     keys: dict[tuple[str, str, int], int] = {}
     fast = mha.get_fastpath_enabled()

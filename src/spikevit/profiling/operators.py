@@ -36,8 +36,12 @@ def _convolution(x, weight, bias, stride, padding, dilation, transposed, output_
     return Product("conv", (x, weight), (stride, padding, dilation, transposed, output_padding, groups))
 
 
-def _matmul(a: Tensor, b: Tensor, *_: Any) -> Product:
+def _matmul(a: Tensor, b: Tensor, *_: Any, **_scales: Any) -> Product:
     return Product("matmul", (a, b))
+
+
+def _added(_bias: Tensor, a: Tensor, b: Tensor, *_: Any, **_scales: Any) -> Product:
+    return _matmul(a, b)
 
 
 PRODUCTS: dict[Any, Callable[..., Product]] = {
@@ -46,10 +50,10 @@ PRODUCTS: dict[Any, Callable[..., Product]] = {
     aten.bmm.default: _matmul,
     aten.mv.default: lambda a, v: _matmul(a, v[:, None]),
     aten.dot.default: lambda a, b: _matmul(a[None], b[:, None]),
-    aten.addmm.default: lambda bias, a, b, *_: _matmul(a, b),
-    aten.addmv.default: lambda bias, a, v, *_: _matmul(a, v[:, None]),
-    aten.baddbmm.default: lambda bias, a, b, *_: _matmul(a, b),
-    aten.addbmm.default: lambda bias, a, b, *_: _matmul(a, b),
+    aten.addmm.default: _added,
+    aten.addmv.default: lambda bias, a, v, *_, **_scales: _matmul(a, v[:, None]),
+    aten.baddbmm.default: _added,
+    aten.addbmm.default: _added,
     aten._int_mm.default: _matmul,
 }
 

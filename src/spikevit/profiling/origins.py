@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -27,11 +28,11 @@ class Origins:
 
     def __getitem__(self, x: Tensor) -> Origin | None:
         """None for what is not data."""
-        known = self._of.get(x.untyped_storage()._cdata)
+        known = self._of.get(_storage(x)._cdata)
         return known[1] if known else None  # a dead storage's address is not given away while its weak reference lives
 
     def __setitem__(self, x: Tensor, origin: Origin) -> None:
-        storage = x.untyped_storage()
+        storage = _storage(x)
         self._of[storage._cdata] = StorageWeakRef(storage), origin
 
     def first(self, tensors: Iterable[Tensor]) -> Origin | None:
@@ -41,3 +42,12 @@ class Origins:
     def forget(self) -> None:
         """Before another batch."""
         self._of.clear()
+
+
+def _storage(x: Tensor) -> torch.UntypedStorage:
+    """Where its values are; a sparse tensor keeps them in one of its own."""
+    if x.is_sparse:
+        x = x._values()
+    elif x.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+        x = x.values()
+    return x.untyped_storage()

@@ -28,9 +28,9 @@ class Kind(NamedTuple):
 
 @dataclass
 class Values:
-    """The distinct values that were not zero, over all calls; None once there are too many of them."""
+    """The distinct values that were not zero, over all calls, by their first six digits; None once there are too many."""
 
-    distinct: set[float] | None = field(default_factory=set)
+    distinct: dict[str, float] | None = field(default_factory=dict)
 
     def add(self, x: Tensor, *, spikes: bool = False) -> int:
         """Looks at one more tensor; returns how many of its entries are not zero. `spikes`: known to be 0 and 1.
@@ -41,12 +41,12 @@ class Values:
             FloatingPointError: entries that are NaN or infinite.
         """
         nonzero = int(x.count_nonzero())
-        if spikes and self.distinct is not None:
-            self.distinct |= {1.0} if nonzero else set()
+        if spikes and nonzero:
+            self._put(x.new_ones(1))
         if spikes or not nonzero:
             return nonzero
         low, high = x.aminmax()
-        if not torch.isfinite(low + high):
+        if not torch.isfinite(torch.stack([low, high])).all():
             raise FloatingPointError("its input has entries that are not finite (NaN or infinite)")
         if self.distinct is not None:
             self._classify(x, nonzero, low, high)
@@ -73,12 +73,14 @@ class Values:
     @property
     def single(self) -> float | None:
         """The one value beside zero, where there was just one."""
-        return next(iter(self.distinct)) if self.distinct is not None and len(self.distinct) == 1 else None
+        return next(iter(self.distinct.values())) if self.distinct and len(self.distinct) == 1 else None
 
     def _put(self, values: Tensor) -> None:
-        assert self.distinct is not None
-        found = {float(f"{v:.6g}") for v in values.flatten().tolist() if v}
-        self.distinct |= found
+        if self.distinct is None:
+            return
+        for v in values.flatten().tolist():
+            if v:
+                self.distinct.setdefault(f"{v:.6g}", v)
         if len(self.distinct) > LIMIT:
             self.distinct = None
 
@@ -89,11 +91,11 @@ class Values:
             return Kind(REAL)
         if not self.distinct:
             return Kind(UNKNOWN)
-        unit = min(self.distinct, key=abs)
+        unit = min(self.distinct.values(), key=abs)
         if len(self.distinct) == 1:
             return Kind(BINARY, unit)
         unit = abs(unit)
-        codes = [v / unit for v in self.distinct]
+        codes = [v / unit for v in self.distinct.values()]
         whole = [round(c) for c in codes]
         top = max(map(abs, whole))
         if top > LIMIT or any(abs(c - w) > TOLERANCE * top for c, w in zip(codes, whole, strict=True)):

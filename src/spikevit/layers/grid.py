@@ -1,0 +1,121 @@
+"""Linear maps and convolutions whose weights lie on power-of-two grids, so that sums are exact in any order.
+
+With inputs that are whole multiples of a power of two, every partial sum is a whole multiple of one, and no rounding
+happens while it stays below 2^24 of them (float32) or 2^53 (float64). Evaluation takes the narrower type that holds
+the bound; what leaves is float64, so that residual sums are exact, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLOAT32, FLOAT64 = 2**24, 2**53
+BIAS_BITS = 8  # a bias lies on a grid 2^8 times finer than its weights
+
+
+def round_to(x: Tensor, unit: Tensor | float) -> Tensor:
+    """x rounded to multiples of `unit`, straight-through."""
+    return x + ((x / unit).round() * unit - x).detach()
+
+
+def grid_of(weight: Tensor, bits: int) -> Tensor:
+    """Per output channel the power of two whose multiples hold the weights in `bits` bits with a sign: (out,)."""
+    top = weight.detach().abs().flatten(1).amax(1).clamp(min=2.0**-40)
+    mantissa, exponent = torch.frexp(top / (2 ** (bits - 1) - 1))
+    return torch.ldexp(torch.ones_like(mantissa), exponent - (mantissa == 0.5).to(exponent.dtype))
+
+
+class OnGrid(nn.Module):
+    """What GridLinear and GridConv2d share. bits: of a weight. levels: L of the codes that come in, None: the image."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    bits: int
+    levels: int | None
+
+    def quantised(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weight, bias and the weight's grid (out,)."""
+        unit = grid_of(self.weight, self.bits)
+        weight = round_to(self.weight, unit.view(-1, *(1,) * (self.weight.dim() - 1)))
+        return weight, None if self.bias is None else round_to(self.bias, unit / 2**BIAS_BITS), unit
+
+    def bound(self) -> int | None:
+        """The largest sum that can occur, in units of its grid: max over outputs of Σ |w|/unit · L."""
+        if self.levels is None:
+            return None
+        weight, _, unit = self.quantised()
+        return round(float((weight.detach().double().abs().flatten(1).sum(1) / unit).max())) * self.levels
+
+    @property
+    def accumulates_in(self) -> torch.dtype:
+        """The type that sums are exact in: float32 where the bound allows; on a GPU, and on images, float64."""
+        bound = self.bound() if not self.weight.is_cuda else None
+        return torch.float32 if bound is not None and bound <= FLOAT32 else torch.float64
+
+    def forward(self, x: Any) -> Tensor:
+        weight, bias, _ = self.quantised()
+        if self.training:
+            return self._map(x, weight, bias)
+        dtype = torch.promote_types(self.accumulates_in, self.weight.dtype)
+        y = self._map(x.to(dtype), weight.to(dtype), None).double()
+        return y if bias is None else y + bias.double().view(self._channels())
+
+    def _map(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _channels(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+
+class GridLinear(OnGrid, nn.Linear):
+    """nn.Linear on a grid."""
+
+    def _map(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def _channels(self) -> tuple[int, ...]:
+        return (-1,)
+
+
+class GridConv2d(OnGrid, nn.Conv2d):
+    """nn.Conv2d on a grid."""
+
+    def _map(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+
+    def _channels(self) -> tuple[int, ...]:
+        return (-1, 1, 1)
+
+
+def on_grid_(model: nn.Module, bits: int, levels: int) -> nn.Module:
+    """Puts every linear map and convolution of the model on grids, in place; returns it.
+
+    bits: of a weight, 8 or more. levels: the most levels of the codes between them. The first layer, in order of
+    registration, is taken for the one that sees the image, which has no such levels: it sums in float64.
+
+    Raises:
+        ValueError: a batch norm is left (it would have to be folded before), or a kind of convolution without a grid.
+    """
+    if type(bits) is not int or not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits!r} of a weight must be a whole number from 2 to 16, 8 is usual")
+    first = True
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"{name} is a batch norm: fold it into the layer in front of it before going on a grid")
+        if isinstance(layer, OnGrid):
+            continue
+        if isinstance(layer, (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d)):
+            raise ValueError(f"{name} is a {type(layer).__name__}: grids exist for Linear and Conv2d")
+        if isinstance(layer, nn.Conv2d):
+            layer.__class__ = GridConv2d
+        elif isinstance(layer, nn.Linear):
+            layer.__class__ = GridLinear
+        else:
+            continue
+        layer.bits, layer.levels = bits, None if first else levels  # type: ignore[assignment]
+        first = False
+    return model

@@ -1,0 +1,165 @@
+"""Ge²mS-T: grouped computation in time (ExpG-IF), space (GW-SSA) and structure (convolution early, attention late).
+
+Reconstruction from the abstract: the paper's text was not available (Hao et al., arXiv 2604.08894). Membrane shortcuts
+everywhere, so that every product behind the first convolution has spikes for an operand, the head's too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikevit.attention import make_mixer
+from spikevit.errors import unknown
+from spikevit.layers import Block, ConvBN, MembraneConv, MembraneLinear, SpikingMLP
+from spikevit.layers.fold import fold_batch_norm_
+from spikevit.layers.grid import on_grid_
+from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.registry import register
+from spikevit.neurons import NeuronConfig, Neurons, StaircaseConfig, Stream
+from spikevit.neurons.expg import spiking_
+from spikevit.neurons.staircase import ExpG
+
+INPUT_BITS = 6  # in exact mode, normalised images are rounded to multiples of 2^−6
+STEMS = {"plain": (3, 1), "strided": (7, 2)}  # kernel and stride of the convolution of the image
+
+
+@dataclass(frozen=True)
+class Ge2mSTConfig(ModelConfig):
+    """time_steps: T of the spikes that the network will emit, T = n·G; code: (n, G), None: n = min(T, 4), G = T/n.
+
+    widths, depths, mixers: of each stage; "conv" is separable convolution, else any of `attention.MIXERS`.
+    strides: by which each stage makes the map smaller. windows: of group-wise attention, for each stage.
+    heads: width of a head. kernel: of the depthwise convolution; expansion: its width over the stage's.
+    power_of_two: Δ = 2^e. grid_bits: exact mode, weights of so many bits on power-of-two grids, batch norm folded
+    (`spikevit.quantise`). spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`).
+    """
+
+    neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(kind="expg"))
+    code: tuple[int, int] | None = None
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    mixers: tuple[str, ...] = ("conv", "conv", "gw_ssa", "gw_ssa")
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    windows: tuple[tuple[int, ...], ...] = ((), (), (7, 14), (7, 0))
+    head_width: int = 32
+    kernel: int = 5
+    expansion: float = 2.0
+    mlp_ratio: float = 3.0
+    stem: str = "strided"
+    power_of_two: bool = True
+    grid_bits: int | None = None
+    spikes: tuple[tuple[str, int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("depths", "mixers", "strides", "windows"):
+            if len(getattr(self, name)) != len(self.widths):
+                raise ValueError(f"{name}={getattr(self, name)!r} must have one entry for each stage of widths")
+
+    @property
+    def expg(self) -> ExpG:
+        """The code of the neurons."""
+        return ExpG.of(self.time_steps) if self.code is None else ExpG(*self.code)
+
+
+class SeparableConv(nn.Module):
+    """BN(W₂ · neuron(BN(D * neuron(BN(W₁ · neuron(x)))))): expand, depthwise k × k, reduce, on maps (T, B, H, W, C)."""
+
+    def __init__(self, dim: int, hidden: int, kernel: int, *, neuron: Neurons):
+        super().__init__()
+        self.expand = MembraneLinear(dim, hidden, neuron=neuron, bias=False)
+        self.depthwise = MembraneConv(hidden, hidden, kernel=kernel, groups=hidden, neuron=neuron)
+        self.reduce = MembraneLinear(hidden, dim, neuron=neuron, bias=False)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        return self.reduce(self.depthwise(self.expand(x, stream), stream), stream)
+
+
+class Ge2mST(SpikingModel):
+    """Stages of blocks x ← x + mixer(x); x ← x + MLP(x) on maps of membrane potentials (T, B, H, W, C).
+
+    With ExpG-IF neurons there is no time axis (T = 1 in all shapes): a layer emits the value its spikes will carry, and
+    training costs the same for every T; `spikevit.convert` makes the spikes. With neurons of kind "lif" it is the
+    same network for direct training.
+    """
+
+    config: Ge2mSTConfig
+
+    def __init__(self, config: Ge2mSTConfig):
+        if config.stem not in STEMS:
+            raise unknown("stem", config.stem, STEMS)
+        kernel, first = STEMS[config.stem]
+        self.stride = first
+        for stride in config.strides:
+            self.stride *= stride
+        super().__init__(config)
+        self.time_axis = self.streaming = config.neuron.kind != "expg"
+        neuron = config.neuron if self.time_axis else StaircaseConfig(config.expg, power_of_two=config.power_of_two)
+        widths = config.widths
+        self.stem = ConvBN(config.in_channels, widths[0], kernel=kernel, stride=first)
+        self.down = nn.ModuleList(
+            MembraneConv(dim_in, dim, stride=stride, neuron=neuron) if (dim_in, stride) != (dim, 1) else nn.Identity()
+            for (dim_in, dim), stride in zip(pairwise((widths[0], *widths)), config.strides, strict=True)
+        )
+        self.stages = nn.ModuleList(nn.ModuleList(self._blocks(i, neuron)) for i in range(len(widths)))
+        self.head_lif = neuron.build()
+        self.head = nn.Linear(widths[-1], config.num_classes)
+        if config.grid_bits:
+            on_grid_(fold_batch_norm_(self), config.grid_bits, config.expg.levels)
+        if config.spikes is not None:
+            spiking_(self, {name: ExpG(steps, groups) for name, steps, groups in config.spikes})
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits that hold what a neuron sends."""
+        return self.config.expg.bits
+
+    def _blocks(self, i: int, neuron: Neurons) -> Iterator[Block]:
+        c = self.config
+        dim, mixer = c.widths[i], c.mixers[i]
+        shrunk = self.stride
+        for stride in c.strides[i + 1 :]:
+            shrunk //= stride
+        grid = (c.image_size[0] // shrunk, c.image_size[1] // shrunk)
+        options: dict[str, Any] = {"neuron": neuron, "membrane": True, "grid": grid, "tokens": grid[0] * grid[1]}
+        if c.windows[i]:
+            options["windows"] = c.windows[i]
+        for _ in range(c.depths[i]):
+            mix = (
+                SeparableConv(dim, int(dim * c.expansion), c.kernel, neuron=neuron)
+                if mixer == "conv"
+                else make_mixer(mixer, dim, max(1, dim // c.head_width), **options)
+            )
+            yield Block(mix, SpikingMLP(dim, int(dim * c.mlp_ratio), neuron=neuron, membrane=True))
+
+    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        if self.config.grid_bits:
+            x = (x * 2.0**INPUT_BITS).round() / 2.0**INPUT_BITS
+        x = self.stem(x)
+        for down, stage in zip(self.down, self.stages, strict=True):
+            if not isinstance(down, nn.Identity):
+                x = down(x, stream)
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, stream)
+        tokens = self.head(self.head_lif(x, stream))
+        return tokens.sum((2, 3)) / (tokens.shape[2] * tokens.shape[3])
+
+
+_TINY = Ge2mSTConfig(
+    num_classes=10,
+    image_size=(32, 32),
+    widths=(24, 48, 64),
+    depths=(1, 1, 2),
+    mixers=("conv", "conv", "gw_ssa"),
+    strides=(1, 2, 2),
+    windows=((), (), (2, 0)),
+    head_width=16,
+    kernel=3,
+    stem="plain",
+)
+register("ge2mst_tiny", Ge2mST, _TINY)

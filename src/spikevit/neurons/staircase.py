@@ -1,0 +1,261 @@
+"""The staircase: what an ExpG-IF(n, G) neuron emits, as a function of its input and without a time axis.
+
+Reconstruction: the paper's text was not available (Hao et al., Ge2mS-T, arXiv 2604.08894).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikevit.errors import unknown
+from spikevit.neurons import staircase_numba
+
+SMALLEST = 2.0**-20  # a threshold below this counts as this; its gradient still passes, so that it can come back
+BLOCK = 2**18  # elements whose few working tensors fit the caches of two cores
+
+
+@dataclass(frozen=True)
+class ExpG:
+    """Grouped exponential code: `groups` G groups of `steps` n steps, which weigh 2^(n−1), …, 2, 1 quanta.
+
+    T = n·G time steps, L = G·(2^n − 1) levels. n = 1 is rate coding, G = 1 is the binary numeral. Source:
+    reconstruction.
+    """
+
+    steps: int
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("groups", self.groups)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"ExpG: {name}={value!r} must be a whole number of at least 1")
+        if self.steps > 16 or self.levels > 65535:
+            raise ValueError(
+                f"ExpG: steps={self.steps}, groups={self.groups} make groups·(2^steps − 1) levels, more than the 65535 "
+                "that 16 bits hold"
+            )
+
+    @classmethod
+    def of(cls, time_steps: int) -> ExpG:
+        """The code of T time steps: n = min(T, 4), G = T/n. L = 1, 3, 15, 30, 60, 240 for T = 1, 2, 4, 8, 16, 64."""
+        if not isinstance(time_steps, int) or isinstance(time_steps, bool) or time_steps < 1:
+            raise ValueError(f"time_steps={time_steps!r} must be a whole number of at least 1")
+        steps = min(time_steps, 4)
+        if time_steps % steps:
+            below = time_steps - time_steps % steps
+            raise ValueError(
+                f"time_steps={time_steps} above 4 must be a multiple of 4, such as {below} or {below + 4}; "
+                "for other groups give ExpG(steps, groups)"
+            )
+        return cls(steps, time_steps // steps)
+
+    @property
+    def time_steps(self) -> int:
+        """T = n·G."""
+        return self.steps * self.groups
+
+    @property
+    def group_levels(self) -> int:
+        """2^n − 1, the levels of one group."""
+        return 2**self.steps - 1
+
+    @property
+    def levels(self) -> int:
+        """L = G·(2^n − 1)."""
+        return self.groups * self.group_levels
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold a code: ⌈log2(L + 1)⌉."""
+        return self.levels.bit_length()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest integers that hold 0 … L and that torch computes with."""
+        return torch.uint8 if self.bits <= 8 else torch.int16 if self.bits <= 15 else torch.int32
+
+
+def spike_pattern(k: Tensor, code: ExpG) -> Tensor:
+    """The spikes of codes k (...), bool (T, ...), in closed form.
+
+    With k = m·(2^n − 1) + r, the first m groups fire at every step, the next one spells r in binary, the others rest.
+    """
+    full, rest = _split(k, code)
+    steps = [(rest >> (code.steps - 1 - j)) & 1 == 1 for j in range(code.steps)]
+    return torch.stack([(full > g) | (full == g) & step for g in range(code.groups) for step in steps])
+
+
+def spike_count(k: Tensor, code: ExpG) -> Tensor:
+    """How many spikes code k takes, c(k) = n·⌊k/(2^n − 1)⌋ + popcount(k mod (2^n − 1)): int32 of k's shape."""
+    count, rest = _split(k, code)
+    count = code.steps * count
+    for j in range(code.steps):
+        count += (rest >> j) & 1
+    return count
+
+
+def _split(k: Tensor, code: ExpG) -> tuple[Tensor, Tensor]:
+    """How many groups k fills, and what is left for the next one."""
+    k = k.to(torch.int32)
+    full = torch.div(k, code.group_levels, rounding_mode="floor")
+    return full, k - code.group_levels * full
+
+
+def expected_count(u: Tensor, code: ExpG) -> Tensor:
+    """c̄(u): c(k) interpolated linearly between neighbouring codes, for u (...) in [0, L]; flat outside.
+
+    It is the expected number of spikes of u under uniform dither. The gradient is the slope of the segment; at a
+    whole u, of the one to the right.
+    """
+    u = u.clamp(0, code.levels)
+    k = u.detach().floor().clamp_(max=code.levels - 1).int()
+    below = spike_count(k, code)
+    slope = (spike_count(k + 1, code) - below).to(u.dtype)
+    return below + (u - k) * slope
+
+
+def in_force(threshold: Tensor, code: ExpG, power_of_two: bool = False) -> Tensor:
+    """The threshold as the neurons use it, without gradient and in float32 at least.
+
+    That is max(θ, 2^−20), and with `power_of_two` L·2^e, where e = round(log2(θ/L)).
+    """
+    theta = threshold.detach().to(_wide(threshold)).clamp(min=SMALLEST)
+    if power_of_two:
+        quantum = theta / code.levels
+        mantissa, _ = torch.frexp(quantum)  # in [1/2, 1), quantum / mantissa is a power of two: no rounding anywhere
+        theta = code.levels * torch.where(mantissa < math.sqrt(0.5), 0.5, 1.0) * (quantum / mantissa)
+    return theta
+
+
+def staircase_plain(x: Tensor, threshold: Tensor, code: ExpG, power_of_two: bool = False) -> Tensor:
+    """`staircase` as autograd differentiates it: the specification of the faster versions."""
+    theta = in_force(threshold, code, power_of_two).to(_wide(x))
+    theta = theta + (threshold - threshold.detach()).to(theta.dtype) * _gain(x, threshold, code)
+    quantum = theta / code.levels
+    u = (x.to(quantum.dtype) / quantum).clamp(0, code.levels)
+    k = (u.detach() + 0.5).floor() + (u - u.detach())
+    return (quantum * k).to(x.dtype)
+
+
+def staircase(
+    x: Tensor, threshold: Tensor, code: ExpG, *, power_of_two: bool = False, backend: str = "fused"
+) -> Tensor:
+    """What ExpG-IF neurons decode to: x rounded to L + 1 levels from 0 to the threshold θ.
+
+        Δ = θ / L        k = clip(⌊x/Δ + 1/2⌋, 0, L)        a = Δ·k
+
+    Gradients are straight-through: ∂a/∂x = 1 where 0 ≤ x/Δ ≤ L, else 0; ∂a/∂θ = (k − x/Δ)/L there, 1 above and 0
+    below, scaled by 1/√(N·L), where N elements of x share the threshold (LSQ, Esser et al., ICLR 2020; with n = 1,
+    QCFS, Bu et al., ICLR 2022). Half-precision inputs are computed in float32.
+
+    Args:
+        x: weighted input of the neurons, shape (..., C).
+        threshold: θ > 0, shape (), or (C,) for one per channel. Below 2^−20 it counts as 2^−20.
+        code: steps and groups of the neurons' spikes; only L enters.
+        power_of_two: whether θ is rounded, straight-through, so that Δ is a power of two.
+        backend: "fused" (one node of the graph), "numba" (the same, each way one compiled pass over memory; on the
+            CPU), or "plain". All give the same bits.
+
+    Returns:
+        a, of x's shape and dtype. Kept for backward: x, or one byte per element where θ does not learn.
+
+    Source: reconstruction: the paper's text was not available (Hao et al., Ge2mS-T, arXiv 2604.08894).
+    """
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    if threshold.dim() > 1 or (threshold.dim() and threshold.shape != x.shape[-1:]):
+        raise ValueError(
+            f"threshold of shape {tuple(threshold.shape)} must have shape () or, for one per channel of x "
+            f"{tuple(x.shape)}, {tuple(x.shape[-1:])}"
+        )
+    if backend == "plain":
+        return staircase_plain(x, threshold, code, power_of_two)
+    quantum = in_force(threshold, code, power_of_two).to(_wide(x)) / code.levels
+    if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
+        return _Staircase.apply(x, threshold, quantum, code, backend)
+    return KERNELS[backend][0](x, quantum, code.levels, False)[0]
+
+
+def codes(x: Tensor, threshold: Tensor, code: ExpG, power_of_two: bool = False) -> Tensor:
+    """The codes k of `staircase`: integers of x's shape."""
+    quantum = in_force(threshold, code, power_of_two).to(_wide(x)) / code.levels
+    return x.detach().div(quantum).clamp_(0, code.levels).add_(0.5).to(code.dtype)  # which truncates
+
+
+class _Staircase(torch.autograd.Function):
+    """`staircase` as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx, x, threshold, quantum, code, backend):
+        learns = ctx.needs_input_grad[1]
+        a, inside = KERNELS[backend][0](x, quantum, code.levels, not learns)
+        ctx.save_for_backward(*((x, quantum) if learns else (inside,)))
+        ctx.constants = learns, code.levels, backend, _gain(x, threshold, code), threshold.dtype
+        return a
+
+    @staticmethod
+    def backward(ctx, grad):
+        learns, levels, backend, gain, dtype = ctx.constants
+        if not learns:
+            (inside,) = ctx.saved_tensors
+            return grad * inside, *(None,) * 4
+        grad_x, grad_theta = KERNELS[backend][1](grad, *ctx.saved_tensors, levels)
+        return grad_x, (grad_theta * (gain / levels)).to(dtype), *(None,) * 3
+
+
+def _forward(x: Tensor, quantum: Tensor, levels: int, mark: bool) -> tuple[Tensor, Tensor]:
+    """a; and [0 ≤ x/Δ ≤ L] where `mark` asks for it, else an empty tensor."""
+    dtype, x = x.dtype, x.to(quantum.dtype)
+    a, inside = torch.empty_like(x), x.new_empty(x.shape if mark else (0,), dtype=torch.bool)
+    for x_b, a_b, *inside_b in _blocks(x, a, *((inside,) if mark else ())):
+        torch.div(x_b, quantum, out=a_b)
+        if mark:
+            torch.eq(a_b, a_b.clamp(0, levels), out=inside_b[0])
+        a_b.clamp_(0, levels).add_(0.5).floor_().mul_(quantum)
+    return a.to(dtype), inside
+
+
+def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """grad·∂a/∂x, and L·Σ grad·∂a/∂θ over the elements that share a threshold."""
+    dtype, grad, x = grad.dtype, grad.to(quantum.dtype), x.to(quantum.dtype)
+    grad_x, total = torch.empty_like(grad), torch.zeros_like(quantum)
+    for grad_b, x_b, grad_x_b in _blocks(grad, x, grad_x):
+        inside = x_b / quantum
+        u = inside.clamp(0, levels)
+        inside.eq_(u)  # 1 or 0
+        torch.mul(grad_b, inside, out=grad_x_b)
+        error = (u + 0.5).floor_().addcmul_(u, inside, value=-1)  # k − x/Δ inside, L above, 0 below
+        total += error.mul_(grad_b).flatten(0, -2).sum(0) if quantum.dim() else error.flatten().dot(grad_b.flatten())
+    return grad_x.to(dtype), total
+
+
+def _blocks(*tensors: Tensor):
+    """The same rows of all tensors, as many at a time as a CPU's caches hold, so that only the first pass waits."""
+    x = tensors[0]
+    cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not (cpu and x.numel() > BLOCK and x.dim() and all(t.is_contiguous() for t in tensors)):
+        return [tensors]
+    width = x.shape[-1]
+    return zip(*(t.view(-1, width).split(max(1, BLOCK // width)) for t in tensors), strict=True)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """What x is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _gain(x: Tensor, threshold: Tensor, code: ExpG) -> float:
+    """1/√(N·L)."""
+    return 1 / math.sqrt(max(1, x.numel() // threshold.numel()) * code.levels)
+
+
+KERNELS: dict[str, tuple[Callable, Callable]] = {
+    "fused": (_forward, _backward),
+    "numba": (staircase_numba.forward, staircase_numba.backward),
+}
+BACKENDS = ("plain", *KERNELS)
