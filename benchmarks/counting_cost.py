@@ -2,9 +2,9 @@
 
     python benchmarks/counting_cost.py
 
-Both sides run in turn in one process (A B A B …) on the same images; the ratio is taken pair by pair. Weights are fresh,
-batch norm is set by the images, so that all neurons fire. Memory is the largest resident size of a process that runs one
-side alone, over what it held before.
+Both sides run in turn in one process (A B A B …) on the same images; the ratio is taken pair by pair. Weights are
+fresh, batch norm is set by the images, so that all neurons fire. Memory is the largest resident size of a process that
+runs one side alone, over what it held before.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from spikevit.conversion.convert import convert
+    from spikevit.conversion.quantise import quantise
     from spikevit.models import create_model, list_models
     from spikevit.models.checkpoint import load_model, load_weights, save_model
     from spikevit.models.legacy import load_original
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from spikevit.profiling.profile import profile
 
 _WHERE = {
+    "convert": "conversion.convert",
     "count": "profiling.count",
     "create_model": "models",
     "firing_rates": "profiling.observe",
@@ -32,11 +35,13 @@ _WHERE = {
     "load_weights": "models.checkpoint",
     "observe": "profiling.observe",
     "profile": "profiling.profile",
+    "quantise": "conversion.quantise",
     "record_spikes": "profiling.observe",
     "save_model": "models.checkpoint",
 }
 
 __all__ = [
+    "convert",
     "count",
     "create_model",
     "firing_rates",
@@ -46,6 +51,7 @@ __all__ = [
     "load_weights",
     "observe",
     "profile",
+    "quantise",
     "record_spikes",
     "save_model",
 ]

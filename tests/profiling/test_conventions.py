@@ -44,13 +44,13 @@ SPIKES, SUMS, CODES, SILENT = operand(1), operand(0.5, 1, 1.5), operand(1, 2, 4)
 STEM = OperatorCount(
     "stem.0", "conv", [real("image")], Tally(1, 1000, 900, 800, outputs=40, nonzero=(9, 0), size=(10, 0))
 )
-FC = OperatorCount("blocks.0.fc", "linear", [SPIKES], Tally(1, 2000, 2000, 400, outputs=50, nonzero=(1, 0), size=(4, 0)))
+FC = OperatorCount(
+    "blocks.0.fc", "linear", [SPIKES], Tally(1, 2000, 2000, 400, outputs=50, nonzero=(1, 0), size=(4, 0))
+)
 SUM = OperatorCount(
     "blocks.1.fc", "linear", [SUMS], Tally(1, 600, 600, 90, (75.0, 0.0), outputs=20, nonzero=(3, 0), size=(10, 0))
 )
-CODED = OperatorCount(
-    "blocks.2.fc", "linear", [CODES], Tally(1, 300, 300, 30, outputs=7, nonzero=(1, 0), size=(10, 0))
-)
+CODED = OperatorCount("blocks.2.fc", "linear", [CODES], Tally(1, 300, 300, 30, outputs=7, nonzero=(1, 0), size=(10, 0)))
 PRODUCT = OperatorCount(
     "blocks.0.attn", "matmul", [SPIKES, SUMS], Tally(1, 500, 500, 60, (60.0, 55.0), 25, (3, 1), (10, 10))
 )
@@ -114,16 +114,19 @@ def test_exact_with_integers_multiplied():
 
 def test_syops():
     norm = OtherCount("x", "batch norm", "batch norm", Origin("add"), elements=30)
+    mixing = replace(FC, layer=False)  # a product with a parameter, in no linear map: both tools do not see it
     other = OtherCount("x", "add", "elementwise", Origin("add"), elements=1000)
     folded = replace(FC, folded_norm=True)
-    e = syops(made_up(STEM, folded, SUM, PRODUCT, HEAD, neurons=NEURONS, elementwise=[norm, other]))
+    e = syops(made_up(STEM, folded, mixing, SUM, PRODUCT, HEAD, neurons=NEURONS, elementwise=[norm, other]))
     assert e.macs == (1000 + 600 + 70 + 2 * 50 + 2 * 30) / 2  # attention is not seen; sums of spikes are MACs
     assert e.acs == (2000 / 4 + 160) / 2
 
 
 def test_neurobench():
     scaled, signed = replace(FC, operands=[operand(0.125)]), replace(FC, operands=[operand(-1, 1)])
-    e = neurobench(made_up(STEM, FC, scaled, signed, SUM, PRODUCT, replace(FC, operands=[SILENT])))
+    e = neurobench(
+        made_up(STEM, FC, replace(FC, layer=False), scaled, signed, SUM, PRODUCT, replace(FC, operands=[SILENT]))
+    )
     assert (e.macs, e.acs) == ((800 + 400 + 90) / 2, (400 + 400 + 400) / 2)
 
 

@@ -30,21 +30,23 @@ def loop_matmul(a, b):
 
 
 @numba.njit
-def loop_conv(x, w, stride, pad_h, pad_w):
+def loop_conv(x, w, stride, pad_h, pad_w, groups):
     active, by_x, total = 0, 0.0, 0
+    per_group = w.shape[0] // groups
     rows = (x.shape[2] + 2 * pad_h - w.shape[2]) // stride + 1
     columns = (x.shape[3] + 2 * pad_w - w.shape[3]) // stride + 1
     for image in range(x.shape[0]):
         for out in range(w.shape[0]):
             for row in range(rows):
                 for column in range(columns):
-                    for c in range(x.shape[1]):
+                    for k in range(w.shape[1]):
+                        c = out // per_group * w.shape[1] + k
                         for dy in range(w.shape[2]):
                             for dx in range(w.shape[3]):
                                 i, j = row * stride + dy - pad_h, column * stride + dx - pad_w
                                 if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]:
                                     total += 1
-                                    if x[image, c, i, j] != 0 and w[out, c, dy, dx] != 0:
+                                    if x[image, c, i, j] != 0 and w[out, k, dy, dx] != 0:
                                         active += 1
                                         by_x += abs(x[image, c, i, j])
     return active, by_x, total
@@ -60,9 +62,10 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.__name__, kwargs or {}
         if name in ("linear", "conv1d", "conv2d"):
-            self.found.append((name, *args[:2], args[3:], kwargs))
+            names = ("stride", "padding", "dilation", "groups")
+            self.found.append((name, *args[:2], dict(zip(names, args[3:], strict=False)) | kwargs))
         elif name in ("matmul", "__matmul__"):
-            self.found.append(("matmul", *args, (), {}))
+            self.found.append(("matmul", *args, {}))
         else:
             assert name not in ("bmm", "mm", "einsum", "baddbmm", "conv3d", "mv"), f"{name}: this test must know it"
         return func(*args, **kwargs)
@@ -74,7 +77,7 @@ def array(x):
 
 def look(call):
     """Of one call: the data operands' values, (active, weighted with each of them, in bounds)."""
-    name, a, b, options, named = call
+    name, a, b, options = call
     if name == "linear":  # a is data, b the weight
         active, weighted, _, total = loop_matmul(array(a).reshape(1, -1, a.shape[-1]), array(b.mT)[None])
         return [a], (active, [weighted], total)
@@ -85,10 +88,10 @@ def look(call):
         if isinstance(a, torch.nn.Parameter):  # token mixing
             return [b], (active, weighted[1:], total)
         return [a, b], (active, weighted, total)
-    strides, padding = options[0] if options else (1,), named["padding"] if "padding" in named else options[1]
     x, w = (a[:, :, None], b[:, :, None]) if name == "conv1d" else (a, b)
-    pads = (0, *padding) if name == "conv1d" else padding
-    active, weighted, total = loop_conv(array(x), array(w), strides[0], *pads)
+    pads = (0, *options["padding"]) if name == "conv1d" else options["padding"]
+    stride, groups = options.get("stride", (1,))[0], options.get("groups", 1)
+    active, weighted, total = loop_conv(array(x), array(w), stride, *pads, groups)
     return [a], (active, [weighted], total)
 
 
@@ -136,9 +139,16 @@ ENCODER = {"embed_dim": 32, "num_heads": 2, "depth": 1, "mlp_ratio": 2.0, "time_
 STAGES = {"embed_dim": 32, "num_heads": 2, "depths": (1, 1, 1), "mlp_ratio": 2.0, "time_steps": 2}
 
 
+GE2MST = {"widths": (8, 16, 32), "head_width": 8, "mlp_ratio": 2.0, "time_steps": 2}
+
+
 def small(name: str, **config):
-    stages = name.startswith(("qkformer", "msvit"))
-    return name, {**(STAGES if stages else ENCODER), "image_size": 8, **config}
+    family = name.partition("_")[0]
+    return name, {
+        **{"qkformer": STAGES, "msvit": STAGES, "ge2mst": GE2MST}.get(family, ENCODER),
+        "image_size": 8,
+        **config,
+    }
 
 
 def lively(name: str, **config):
@@ -163,6 +173,8 @@ CASES = {name: small(name) for name in list_models("*_tiny")} | {
     "SDSA in Spikformer": small("spikformer_tiny", mixer="sdsa"),
     "token mixing in Spikformer": small("spikformer_tiny", mixer="token_mixing", image_size=(8, 12)),
     "16-fold STMixer": small("stmixer_tiny", downsample_times=4, image_size=32),
+    "Ge²mS-T with LIF": small("ge2mst_tiny", neuron={"kind": "lif"}),
+    "Ge²mS-T of windows that do not divide": small("ge2mst_tiny", image_size=12, windows=((), (3,), (2, 0))),
     "pruned": small("spikformer_tiny", pruned=0.4),
     "pruned STMixer": small("stmixer_tiny", pruned=0.4),
 }
@@ -197,6 +209,8 @@ def test_every_multiplication(case):
 def test_frames(name):
     name, config = small(name)
     model = lively(name, **config)
+    if not model.time_axis:
+        pytest.skip("takes still images only")
     video = torch.randn(3, 2, 3, 8, 8, dtype=torch.float64)  # three steps, though the model has T = 2
     assert check(model, [video]).images == 2
 

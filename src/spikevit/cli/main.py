@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a model as a recipe says",
     "eval": "test a checkpoint",
     "predict": "classify images",
+    "convert": "turn a trained staircase network into spikes, and prove that nothing changed",
     "profile": "show what a model costs, by every convention",
     "check": "check whether every product is an accumulate",
     "doctor": "show versions, devices, backends, and what is missing",

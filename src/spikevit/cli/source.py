@@ -42,26 +42,34 @@ def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int)
     parser.add_argument("--batch-size", type=int, default=batch_size, help=f"default: {batch_size}")
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuses numbers of images below 1."""
+    for name in ("images", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
+
+
 def load_source(args: argparse.Namespace) -> Source:
     """The model and images that the arguments name."""
-    for name in ("images", "batch_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+    check_numbers(args)
     if Path(args.model).suffix == ".safetensors" or Path(args.model).exists():
-        return _of_checkpoint(args)
+        from spikevit.models.checkpoint import load_model
+
+        return checkpoint_source(args, args.model, load_model(args.model))
     return _of_name(args)
 
 
-def _of_checkpoint(args: argparse.Namespace) -> Source:
-    from spikevit.models.checkpoint import load_model, read_about
+def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) -> Source:
+    """The model of a checkpoint with images of the data set it was trained on, or of --data."""
+    from spikevit.models.checkpoint import read_about
     from spikevit.training.run import load_data_of
 
-    about = read_about(args.model)
-    model = load_model(args.model)
+    about = read_about(path)
     if args.data:
         return _of_data(args, model, "")
     if "data" not in about:
-        raise ValueError(f"{args.model} does not say what data it was trained on: name a data set with --data")
+        raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
     return _of_split(args, model, load_data_of(about, root=args.root), "")
 
 
@@ -97,7 +105,7 @@ def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> So
 
     split = "test" if data.test is not None else "val"
     dataset = data.split(split)
-    images = min(args.images, len(dataset))
+    images = len(dataset) if args.images is None else min(args.images, len(dataset))
 
     def get(start: int, stop: int) -> Tensor:
         from spikevit.data.batches import collate

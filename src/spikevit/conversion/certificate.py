@@ -38,8 +38,9 @@ class LayerRecord:
 
     @property
     def flagged(self) -> bool:
-        """Whether too few codes occur for equality to mean something."""
-        return self.distinct < FEW
+        """Whether too few codes occur for equality to mean something (of a layer that has so many)."""
+        steps, groups = self.code
+        return self.distinct < min(FEW, groups * (2**steps - 1) + 1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,9 @@ def fingerprint(*models: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def verify(certificate: Certificate, reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
+def verify(
+    certificate: Certificate, reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]
+) -> Certificate:
     """Certifies anew and compares with what the certificate says; returns the new one.
 
     Raises:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spikevit.attention.groupwise import GroupwiseSSA
@@ -23,7 +22,7 @@ from spikevit.neurons.expg import spiking_
 from spikevit.profiling.count import Counts, count
 
 # What may stand between neurons: linear, without weights of its own.
-LINEAR = frozenset("add sub neg mean sum mul div round rsub".split()) | {"average pool", "batch norm"}
+LINEAR = frozenset(["add", "sub", "neg", "mean", "sum", "mul", "div", "round", "rsub"]) | {"average pool", "batch norm"}
 
 
 def convert(

@@ -54,7 +54,13 @@ class Encoder(SpikingModel):
         self.patch_embed = patch_embed
         grid = (config.image_size[0] // self.stride, config.image_size[1] // self.stride)
         self.tokens = grid[0] * grid[1]
-        common = {"neuron": neuron, "tokens": self.tokens, "grid": grid, "membrane": self.membrane, **(mixer_options or {})}
+        common = {
+            "neuron": neuron,
+            "tokens": self.tokens,
+            "grid": grid,
+            "membrane": self.membrane,
+            **(mixer_options or {}),
+        }
         self.blocks = nn.ModuleList(
             Block(
                 make_mixer(config.mixer, dim, config.num_heads, **common),

@@ -7,10 +7,11 @@ everywhere, so that every product behind the first convolution has spikes for an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
@@ -114,6 +115,13 @@ class Ge2mST(SpikingModel):
         if config.spikes is not None:
             spiking_(self, {name: ExpG(steps, groups) for name, steps, groups in config.spikes})
 
+    def dense_twin(self) -> Ge2mST:
+        """The staircase network behind the spikes: what it is as an ANN; itself before conversion."""
+        if self.config.spikes is None:
+            return self
+        with torch.device("meta"):
+            return Ge2mST(replace(self.config, spikes=None)).eval()
+
     @property
     def activation_bits(self) -> int:
         """Bits that hold what a neuron sends."""
@@ -150,16 +158,22 @@ class Ge2mST(SpikingModel):
         return tokens.sum((2, 3)) / (tokens.shape[2] * tokens.shape[3])
 
 
-_TINY = Ge2mSTConfig(
+for _size, _widths, _depths in (
+    ("t", (48, 96, 192, 384), (1, 2, 5, 1)),
+    ("s", (64, 128, 320, 512), (2, 2, 7, 2)),
+    ("b", (96, 192, 384, 640), (2, 3, 9, 3)),
+):
+    register(f"ge2mst_{_size}", Ge2mST, Ge2mSTConfig(widths=_widths, depths=_depths))
+_SMALL = Ge2mSTConfig(
     num_classes=10,
     image_size=(32, 32),
-    widths=(24, 48, 64),
-    depths=(1, 1, 2),
+    widths=(64, 128, 256),
+    depths=(1, 2, 3),
     mixers=("conv", "conv", "gw_ssa"),
     strides=(1, 2, 2),
-    windows=((), (), (2, 0)),
-    head_width=16,
+    windows=((), (), (4, 0)),
     kernel=3,
     stem="plain",
 )
-register("ge2mst_tiny", Ge2mST, _TINY)
+register("ge2mst_32", Ge2mST, _SMALL)
+register("ge2mst_tiny", Ge2mST, _SMALL, widths=(24, 48, 64), depths=(1, 1, 2), windows=((), (), (2, 0)), head_width=16)

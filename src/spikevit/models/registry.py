@@ -93,8 +93,13 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
             value = (value, value)
         if key == "neuron" and not is_dataclass(value):
             value = change_config(config.neuron, value)  # type: ignore[attr-defined]
-        values[key] = tuple(value) if isinstance(value, list) else value
+        values[key] = _tuples(value)
     return replace(config, **values)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, of a YAML or JSON file, as the tuples that configs hold."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:

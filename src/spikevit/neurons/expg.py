@@ -117,8 +117,9 @@ class ExpGIF(nn.Module):
     def fire(self, x: Tensor | SpikeTrain) -> Tensor:
         """Spikes (T, ...) of x (...), in x's dtype. x may be a sum of spikes."""
         x = x.decode() if isinstance(x, SpikeTrain) else x
-        weights = self._weights(torch.promote_types(x.dtype, torch.float32))
-        v = weights[-1] / 2 + x
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = self._weights(wide)
+        v = weights[-1] / 2 + x.to(wide)
         spikes = x.new_empty(len(weights), *x.shape)
         for s, w in zip(spikes, weights, strict=True):
             fires = v >= w

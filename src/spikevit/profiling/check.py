@@ -94,6 +94,8 @@ def load_rule(name: str | Path) -> Rule:
     for key in values:
         if key not in (known := ("about", "operands", "exempt", "forbid")):
             raise unknown(f"key of rule {name}", key, known)
+        if key != "about" and not isinstance(values[key] or [], list):
+            raise ValueError(f"rule {name}: {key}={values[key]!r} must be a list: [{values[key]}]")
     for kind in values["operands"]:
         if kind not in (known := (BINARY, POWER_OF_TWO, INTEGER, REAL)):
             raise unknown(f"class of operands in rule {name}", kind, known)

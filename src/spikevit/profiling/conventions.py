@@ -122,7 +122,7 @@ def syops(counts: Counts, constants: Constants = FP32) -> Energy:
     """
     parts = []
     for c in counts.operators:
-        if len(c.operands) > 1:
+        if len(c.operands) > 1 or not c.layer:
             continue
         spikes = c.operands[0].kind.name in (BINARY, UNKNOWN) and c.operands[0].kind.unit == 1.0
         parts.append(Energy(acs=c.macs * c.rate()) if spikes else Energy(macs=c.macs))
@@ -135,12 +135,12 @@ def syops(counts: Counts, constants: Constants = FP32) -> Energy:
 def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
     """Effective MACs and ACs as NeuroBench defines them, where its definition sees the layer.
 
-    Layers with weights (not functional products); inputs of −1, 0 and 1 make ACs, any other MACs; products of which an
-    operand is zero, or that meet padding, do not count.
+    Linear maps and convolutions (not functional products, not token mixing); inputs of −1, 0 and 1 make ACs, any other
+    MACs; products of which an operand is zero, or that meet padding, do not count.
     """
     parts = []
     for c in counts.operators:
-        if len(c.operands) > 1:
+        if len(c.operands) > 1 or not c.layer:
             continue
         kind = c.operands[0].kind
         spikes = kind.name == UNKNOWN or (abs(kind.unit) == 1.0 and kind.top == 1 and kind.name != REAL)

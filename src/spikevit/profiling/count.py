@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import Any
 
@@ -24,6 +24,7 @@ from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_o
 from spikevit.profiling.origins import Origin, Origins
 from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the spread
 
 
@@ -32,8 +33,8 @@ class Tally:
     """Numbers of one operator, summed over calls.
 
     macs: multiply-accumulates of the dense operation, padding included. inbounds: those that do not meet padding.
-    active: those of inbounds whose two entries, weights too, are not zero. weighted: the same, each weighted with the size
-    of the first, of the second data operand's entry (of whole-number codes: how many additions it stands for).
+    active: those of inbounds whose two entries, weights too, are not zero. weighted: the same, each weighted with the
+    size of the first, of the second data operand's entry (of whole-number codes: how many additions it stands for).
     outputs: entries that came out. nonzero, size: of each data operand.
     """
 
@@ -73,7 +74,8 @@ class OperatorCount:
     """What one product of one module did, over all calls: a convolution, a linear map, or a product of activations.
 
     Weights are not data: convolution and linear map have one operand, a product of two activations has two.
-    folded_norm: the module's batch norm is part of the weight.
+    folded_norm: the module's batch norm is part of the weight. layer: the module is a linear map or a convolution, not
+    one that multiplies with a parameter of its own.
     """
 
     module: str
@@ -81,6 +83,7 @@ class OperatorCount:
     operands: list[Operand] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     folded_norm: bool = False
+    layer: bool = True
 
     @property
     def macs(self) -> int:
@@ -113,7 +116,7 @@ class NeuronCount:
 
 @dataclass
 class OtherCount:
-    """An operator that is no product. work: its list in operators.yaml; origin: of its input; elements: of its output."""
+    """An operator that is no product. work: its list in operators.yaml; origin: of its input; elements: it gave."""
 
     module: str
     operator: str
@@ -156,11 +159,7 @@ class Counts:
                 images,
                 self.time_steps,
                 self.frames,
-                [
-                    OperatorCount(c.module, c.operator, c.operands, tallies[i], c.folded_norm)
-                    for i, c in enumerate(self.operators)
-                    if i in tallies
-                ],
+                [replace(c, tally=tallies[i]) for i, c in enumerate(self.operators) if i in tallies],
                 list(neurons.values()),
             )
 
@@ -196,13 +195,15 @@ class _Counter(TorchDispatchMode):
         if origin is None:
             return out
         name, work = work_of(func)
-        if func in PRODUCTS:
-            name = self._product(PRODUCTS[func](*args, **kwargs), out)
+        product = PRODUCTS[func](*args, **kwargs) if func in PRODUCTS else None
+        if product and product.countable and any(map(self._is_data, product.operands)):  # not of its summand alone
+            name = self._product(product, out)
         elif work == "moves":
             name = ""
         elif not self.inside_neuron:
             name = self._other(name, work, inputs, args, out, origin)
-        still_the_image = origin.operator == "image" and func not in PRODUCTS and sum(map(self._is_data, inputs)) == 1
+        alone = not product and work != "unknown" and sum(map(self._is_data, inputs)) == 1
+        still_the_image = alone and origin.operator == "image"
         if name and not still_the_image:
             origin = Origin(name, self.running[-1][0])
         for tensor in _tensors((out,)):
@@ -220,9 +221,15 @@ class _Counter(TorchDispatchMode):
         key = module, operator, seen[operator]  # the n-th of its kind in one forward of the module
         seen[operator] += 1
         if key not in self.operators:
-            bn = getattr(self.modules[module], "bn", None)
-            folded = isinstance(bn, nn.Module) and not bn.training
-            self.operators[key] = OperatorCount(module, operator, [Operand() for _ in data], folded_norm=folded)
+            owner = self.modules[module]
+            bn = getattr(owner, "bn", None)
+            self.operators[key] = OperatorCount(
+                module,
+                operator,
+                [Operand() for _ in data],
+                folded_norm=isinstance(bn, nn.Module) and not bn.training,
+                layer=isinstance(owner, LAYERS) or hasattr(owner, "bn"),
+            )
         record = self.operators[key]
         if len(record.operands) != len(data):
             raise ValueError(
@@ -230,10 +237,8 @@ class _Counter(TorchDispatchMode):
             )
         for operand, i in zip(record.operands, data, strict=True):
             operand.origin = self.origins[product.operands[i]] or operand.origin
-        try:
+        with _named(operator, module):
             tally = _measure(product, out, data, record.operands)
-        except FloatingPointError as error:
-            raise ValueError(f"{operator} of {module or 'the model'}: {error}") from None
         record.tally += tally
         self.batch.setdefault(key, Tally()).__iadd__(tally)
         return operator
@@ -249,9 +254,10 @@ class _Counter(TorchDispatchMode):
             remark = "over time"
         record = self.others.setdefault((module, name, remark), OtherCount(module, name, work, origin, remark=remark))
         record.calls += 1
-        record.elements += sum(tensor.numel() for tensor in _tensors((out,)))
+        record.elements += next((tensor.numel() for tensor in _tensors((out,))), 0)  # not indices or statistics
         if name.endswith(" pool") and not inputs[0].is_meta:
-            record.values.add(inputs[0])
+            with _named(name, module):
+                record.values.add(inputs[0])
         return name
 
     def _over_time(self, x: Tensor, args: tuple) -> bool:
@@ -282,7 +288,8 @@ class _Counter(TorchDispatchMode):
             self.running.pop()
             if neuron:
                 spikes = out.steps if isinstance(out, SpikeTrain) else out
-                number, cells = (0, spikes.numel()) if spikes.is_meta else fired(module, out)
+                steps = module.code.time_steps if isinstance(module, Staircase) else 1
+                number, cells = (0, spikes.numel() * steps) if spikes.is_meta else fired(module, out)
                 for neurons in (self.neurons, self.batch_neurons):
                     count = neurons.setdefault(name, NeuronCount(name))
                     count.updates += cells
@@ -291,6 +298,15 @@ class _Counter(TorchDispatchMode):
             self.inside_neuron -= neuron  # last: what this hook computes is not the model's
 
         return leave
+
+
+@contextmanager
+def _named(operator: str, module: str) -> Iterator[None]:
+    """Says where an operand was found that is not finite."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ValueError(f"{operator} of {module or 'the model'}: {error}") from None
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -330,8 +346,10 @@ def _active(product: Product, out: Tensor, data: list[int], operands: list[Opera
         if weight.full:
             meets = spread_of(product, out)
             return int((x.fired((0, 1)) * meets).sum()), float((x.sizes((0, 1)) * meets).sum()), 0.0
-        run = product.again(weight.x.ne(0).double())
-        return int(run(x.x.ne(0).double()).sum()), float(run(x.x.abs().double()).sum()), 0.0
+        fired, there = x.x.ne(0).double(), weight.x.ne(0).double()
+        sums = [product.again(there)(x.x.abs().double()), product.again(weight.x.abs().double())(fired)]
+        sizes = [float(sums[i].sum()) for i in data] + [0.0]
+        return int(product.again(there)(fired).sum()), sizes[0], sizes[1]
     a, b = looks
     a_fired, b_fired = a.fired((-2,)), b.fired((-1,))
     by_size = {0: (a.sizes((-2,)) * b_fired).sum(), 1: (a_fired * b.sizes((-1,))).sum()}
@@ -364,7 +382,8 @@ class _Look:
 
     @staticmethod
     def _sum(x: Tensor, over: tuple[int, ...]) -> Tensor:
-        return x.sum(over, dtype=torch.promote_types(x.dtype, torch.float32)).double()
+        many = prod(x.shape[d] for d in over) > 2**20  # float32 would round
+        return x.sum(over, dtype=torch.float64 if many else torch.promote_types(x.dtype, torch.float32)).double()
 
 
 @torch.no_grad()
@@ -381,7 +400,10 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     config = getattr(model, "config", None)
-    counter = _Counter(dict(model.named_modules()), steps := getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1)
+    counter = _Counter(
+        dict(model.named_modules()),
+        steps := getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1,
+    )
     counts = Counts(time_steps=steps)
     keys: dict[tuple[str, str, int], int] = {}
     fast = mha.get_fastpath_enabled()
@@ -392,6 +414,8 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
                 inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
                 if not inputs or not isinstance(inputs[0], Tensor) or not len(inputs[0]):
                     raise ValueError(f"a batch must be a tensor of at least one image; got {_shown(inputs)}")
+                if isinstance(model, SpikingModel) and len(inputs) > 1:
+                    raise ValueError(f"{type(model).__name__} takes images alone, no labels; got {_shown(inputs)}")
                 counter.origins.forget()
                 counter.batch, counter.batch_neurons = {}, {}
                 for x in _tensors(inputs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from spikevit.profiling.count import Counts
+from spikevit.profiling.count import LAYERS, Counts
 
 
 def metrics(model: nn.Module, counts: Counts) -> dict[str, float]:
@@ -15,8 +15,7 @@ def metrics(model: nn.Module, counts: Counts) -> dict[str, float]:
     steps of an image (NeuroBench leaves out the updates that change nothing).
     """
     tensors = [*model.parameters(), *model.buffers()]
-    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    weights = [m.weight for m in model.modules() if isinstance(m, layers) and not m.weight.is_meta]
+    weights = [m.weight for m in model.modules() if isinstance(m, LAYERS) and not m.weight.is_meta]
     entries, updates = sum(w.numel() for w in weights), sum(n.updates for n in counts.neurons)
     return {
         "footprint": sum(t.numel() * t.element_size() for t in tensors),

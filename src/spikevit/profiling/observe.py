@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from spikevit.neurons import ExpGIF, Neuron, Staircase
 from spikevit.neurons.staircase import spike_count
 
-
 FIRING = (Neuron, Staircase, ExpGIF)
 
 

@@ -24,6 +24,11 @@ class Product:
     operands: tuple[Tensor, Tensor]
     geometry: tuple[Any, ...] = ()
 
+    @property
+    def countable(self) -> bool:
+        """Whether entries of its operands can be looked at: not complex or sparse ones."""
+        return all(x.layout == torch.strided and not x.is_complex() for x in self.operands)
+
     def again(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
         """The same convolution with another weight, as a function of its input."""
         stride, padding, dilation, transposed, output_padding, groups = self.geometry

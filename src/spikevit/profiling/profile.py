@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
+from math import isnan, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -23,7 +23,7 @@ from spikevit.profiling.conventions import (
     dense,
     matched_bits,
 )
-from spikevit.profiling.count import Counts, count
+from spikevit.profiling.count import Counts, count, count_shapes
 from spikevit.profiling.metrics import metrics
 
 NOTE = "model, not measurement"
@@ -99,7 +99,7 @@ class Report:
             "constants": self.constants.to_dict(),
             "conventions": {name: cost.to_dict() for name, cost in self.costs.items()},
             "baselines": {name: {"mj": e.mj, "macs": e.macs} for name, e in self.baselines.items()},
-            "break_even_rate": self.break_even,
+            "break_even_rate": {name: None if isnan(rate) else rate for name, rate in self.break_even.items()},
             "neurobench": self.metrics,
             "layers": self.layers(),
             "neurons": [
@@ -121,7 +121,7 @@ class Report:
                 )
             rows.append(layer)
         text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer = csv.DictWriter(text, rows[0].keys() if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
@@ -156,9 +156,11 @@ def profile(
 
 def report(counts: Counts, model: nn.Module, constants: Constants, name: str = "") -> Report:
     """The report on counts that were made before."""
+    twin = model.dense_twin() if hasattr(model, "dense_twin") else model
+    shapes = counts if twin is model else count_shapes(twin)
     baselines = {
-        "ANN": dense(counts, constants),
-        f"ANN, {(bits := _bits(model, counts))}-bit activations": dense(counts, constants, bits=bits),
+        "ANN": dense(shapes, constants),
+        f"ANN, {(bits := _bits(model, counts))}-bit activations": dense(shapes, constants, bits=bits),
     }
     return Report(
         model=name or getattr(model, "name", None) or type(model).__name__,

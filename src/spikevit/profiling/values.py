@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 @dataclass
 class Values:
-    """The distinct values that were not zero, over all calls, by their first six digits; None once there are too many."""
+    """The distinct values that were not zero, by their first six digits, over all calls; None: too many."""
 
     distinct: dict[str, float] | None = field(default_factory=dict)
 
@@ -40,6 +40,7 @@ class Values:
         Raises:
             FloatingPointError: entries that are NaN or infinite.
         """
+        x = x if x.is_floating_point() else x.double()
         nonzero = int(x.count_nonzero())
         if spikes and nonzero:
             self._put(x.new_ones(1))

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from spikevit.conversion.certificate import Certificate
 from spikevit.models import SpikingModel
 from spikevit.profiling.check import Check
 from spikevit.profiling.profile import NOTE, Report
@@ -53,10 +54,11 @@ def totals(report: Report) -> Group:
     pays = "; ".join(
         f"the {name} at {'any rate' if rate >= 1 else 'no rate' if rate <= 0 else f'rates below {rate:.0%}'}"
         for name, rate in report.break_even.items()
+        if rate == rate  # not NaN: there is a product behind the first convolution
     )
     return Group(
         table,
-        Text(f"Spikes cost less than {pays}.", style="dim"),
+        Text(f"Spikes cost less than {pays or 'no network without products'}.", style="dim"),
         Text(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
     )
 
@@ -112,6 +114,28 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
         mark = Text("pass", style="green") if v.passed else Text("fail", style="red")
         table.add_row(mark, v.module, " × ".join(v.operands) or v.operator, v.reason)
     return Group(table)
+
+
+def certificate(c: Certificate) -> Group:
+    """What was compared, layer by layer, and the verdict."""
+    table = _table(f"Certificate on {c.images} images, {'exact' if c.exact else 'float'} mode")
+    for column in ("layer", "n, G", "compared", "differ", "codes in use", "spikes a neuron"):
+        table.add_column(column, justify="left" if column in ("layer", "n, G") else "right")
+    for layer in c.layers:
+        levels = layer.code[1] * (2 ** layer.code[0] - 1)
+        differ = f"{layer.differing} (by {layer.largest})" if layer.differing else "0"
+        used = f"{layer.distinct} of {levels + 1}{' DEAD' if layer.flagged else ''}"
+        table.add_row(
+            layer.name, "{}, {}".format(*layer.code), f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}"
+        )
+    compared = sum(layer.compared for layer in c.layers)
+    verdict = (
+        f"Lossless: 0 of {compared:,} codes differ."
+        if c.lossless
+        else f"{c.differing:,} of {compared:,} codes differ, {sum(layer.flagged for layer in c.layers)} layers are dead."
+    )
+    same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."
+    return Group(table, Text(verdict + same, style="bold green" if c.lossless else "bold red"))
 
 
 def _table(title: str) -> Table:

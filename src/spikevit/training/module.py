@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sized
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.models import SpikingModel
 from spikevit.training.backend import pl
+from spikevit.training.budget import Budget
 from spikevit.training.recipe import Recipe, ScheduleRecipe
 
 
@@ -36,6 +38,7 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.augment = Augment(recipe.augmentation, data.info)
+        self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
         self.average: AveragedModel | None = None
         if (decay := recipe.regularisation.ema_decay) is not None:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -51,7 +54,10 @@ class Classifier(pl.LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
         images, targets = self.augment(*batch, epoch=self.current_epoch)
-        loss, _ = self.model.loss(images.to(self.dtype), targets, self.recipe.regularisation.label_smoothing)
+        with self.budget or nullcontext():
+            loss, _ = self.model.loss(images.to(self.dtype), targets, self.recipe.regularisation.label_smoothing)
+        if self.budget:
+            loss = loss + self.budget.penalty(self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}")
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)

@@ -18,9 +18,13 @@ from spikevit.errors import unknown
 
 @dataclass
 class ModelRecipe:
-    """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config."""
+    """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
+
+    start: a checkpoint of the same model to go on from; with config.grid_bits it is quantised first (exact mode).
+    """
 
     name: str = "spikformer_tiny"
+    start: str | None = None
     time_steps: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +79,22 @@ class RegularisationRecipe:
 
 
 @dataclass
+class SpikesRecipe:
+    """A budget for networks of staircase neurons: what their spikes may cost. See `training.budget`.
+
+    target: spikes per neuron and image; None is no budget. per: "network" (mean over all neurons) or "layer" (each).
+    weight: of the penalty (mean − target)/target above the target. start_epoch: when it sets in; ramp_epochs: over
+    which it grows to its full weight.
+    """
+
+    target: float | None = None
+    per: str = "network"
+    weight: float = 1.0
+    start_epoch: int = 0
+    ramp_epochs: int = 1
+
+
+@dataclass
 class TrainerRecipe:
     """How it runs. precision: as Lightning names it ("32-true", "16-mixed", "bf16-mixed", "64-true").
 
@@ -104,6 +124,7 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     regularisation: RegularisationRecipe = field(default_factory=RegularisationRecipe)
+    spikes: SpikesRecipe = field(default_factory=SpikesRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
 
     def __post_init__(self) -> None:
@@ -113,6 +134,8 @@ class Recipe:
             ("schedule.epochs", s.epochs, 1),
             ("schedule.warmup_epochs", s.warmup_epochs, 0),
             ("schedule.cooldown_epochs", s.cooldown_epochs, 0),
+            ("spikes.start_epoch", self.spikes.start_epoch, 0),
+            ("spikes.ramp_epochs", self.spikes.ramp_epochs, 0),
             ("trainer.accumulate", self.trainer.accumulate, 1),
             ("trainer.devices", self.trainer.devices, 1),
         ):
@@ -125,6 +148,10 @@ class Recipe:
             )
         if not self.optimizer.lr > 0:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be greater than 0")
+        if self.spikes.target is not None and not self.spikes.target > 0:
+            raise ValueError(f"spikes.target={self.spikes.target} must be greater than 0 spikes per neuron")
+        if self.spikes.per not in ("network", "layer"):
+            raise unknown("spikes.per", self.spikes.per, ("network", "layer"))
         decay = self.regularisation.ema_decay
         if decay is not None and not 0 < decay < 1:
             raise ValueError(f"regularisation.ema_decay={decay} must be between 0 and 1")
