@@ -51,7 +51,7 @@ def energy(entry: PublishedEnergy, macs: float) -> float:
 
 def off(ours: float, entry: PublishedEnergy) -> str:
     percent = round(100 * (ours / entry.mj - 1), 1)
-    return f"{ours:.3f} ({percent:+.1f} %)" if percent else f"{ours:.3f} (0.0 %)"
+    return f"{ours:.3f}\u00a0({percent:+.1f}%)" if percent else f"{ours:.3f}\u00a0(0.0%)"
 
 
 def implied(entry: PublishedEnergy, every_step: bool) -> float:
@@ -73,7 +73,7 @@ def folded(missing: list[str], counts: Counts) -> str:
     shown = []
     for name in missing:
         parts = name.split(".")
-        for n in range(1, len(parts)):
+        for n in range(1, len(parts)):  # the shortest prefix of which nothing is known
             prefix = ".".join(parts[:n])
             inside = [m for m in charged if m == prefix or m.startswith(prefix + ".")]
             if all(m in missing for m in inside):
@@ -83,44 +83,44 @@ def folded(missing: list[str], counts: Counts) -> str:
     return ", ".join(dict.fromkeys(shown))
 
 
+FAMILIES = {"spikformer": "Spikformer", "spikingformer": "Spikingformer", "sdt": "SDT", "qkformer": "QKFormer"} | {
+    "msvit": "MSViT",
+    "stmixer": "STMixer",
+}
+
+
 def label(entry: PublishedEnergy) -> str:
-    changes = ", ".join(f"{'T' if k == 'time_steps' else 'image'} {v}" for k, v in entry.config.items())
-    return f"`{entry.model}`" + (f", {changes}" if changes else "")
+    family, size = entry.model.split("_", 1)
+    name = f"{FAMILIES[family]}\u00a0{size.replace('_', '-')}"
+    changes = (f"{v}²" if key == "image_size" else f"T = {v}" for key, v in entry.config.items())
+    return ", ".join([name, *changes])
 
 
 def recomputed() -> None:
-    columns = (
-        "as they counted",
-        "own first convolution, every step",
-        "the same, once",
-        "SOP, G",
-        "implied rate",
-        "why",
-    )
-    print(f"| model | printed, mJ | {' | '.join(columns)} |")
-    print("|---|---:|---:|---:|---:|---:|---:|---|")
+    print("| model | printed, mJ | as they counted | own, every step | own, once | implied rate |")
+    print("|---|---:|---:|---:|---:|---:|")
+    others = []
     for entry in published_energies():
         if entry.gsop is None:
             continue
         counts = shapes_of(entry)
         every, once = stem_macs(counts, True), stem_macs(counts, False)
         theirs = stem_macs(shapes(entry.stem_of), True) if entry.stem_of else (entry.stem_gmac or 0) * 1e9
-        cells = [off(energy(entry, macs), entry) for macs in (theirs, every, once)]
-        rate = entry.gsop * 1e9 / behind(counts)
-        why = f"{counts.time_steps} steps of {once / 1e6:.1f} M, of which one runs"
+        cells = " | ".join(off(energy(entry, macs), entry) for macs in (theirs, every, once))
+        print(f"| {label(entry)} | {entry.mj:g} | {cells} | {entry.gsop * 1e9 / behind(counts):.1%} |")
         if abs(theirs / every - 1) > 0.01:
-            why = f"first convolution of D = 512, {theirs / 4e6:.1f} M, charged; its own has {once / 1e6:.1f} M"
-        print(f"| {label(entry)} | {entry.mj:g} | {' | '.join(cells)} | {entry.gsop:g} | {rate:.1%} | {why} |")
-    for entry in published_energies():
-        if entry.stem_gmac is not None:
-            every = stem_macs(shapes_of(entry), True)
-            print(f"\n{label(entry)}: first convolution, 4 steps {every / 1e9:.4f} G; printed {entry.stem_gmac:g} G.")
+            others.append(f"{label(entry)} has {once / 1e6:.1f} M")
     d512 = stem_macs(shapes("spikformer_8_512"), False)
     left = sorted(e.mj - PJ.add * (e.gsop or 0) for e in published_energies() if e.stem_of)
-    print(
-        f"\nSpikformer: printed energy less 0.9 pJ · printed SOP leaves {left[0]:.4f} to {left[-1]:.4f} mJ for each;"
-        f" 4 · {d512 / 1e6:.1f} M · 4.6 pJ = {4 * d512 * PJ.mac * 1e-9:.4f} mJ, the first convolution of D = 512."
-    )
+    print("\nWhy they differ, by the first convolution that is charged:\n")
+    print(f"- As they counted: printed energy less 0.9 pJ · SOP is {left[0]:.4f} to {left[-1]:.4f} mJ for Spikformer.")
+    print(f"  4.6 pJ · 4 steps · {d512 / 1e6:.1f} M, that of D = 512, make {4 * d512 * PJ.mac * 1e-9:.4f} mJ.")
+    for entry in published_energies():
+        if entry.stem_gmac is not None:
+            own = stem_macs(shapes_of(entry), True)
+            print(f"  For {label(entry)} {entry.stem_gmac:g} G are printed; ours are {own / 1e9:.4f} G.")
+    print(f"- Own, every step: {' and '.join(others)} instead.")
+    print("- Own, once: the image stands still, so that one step of the convolution is executed, not four.")
 
 
 def bounds() -> None:
@@ -167,29 +167,26 @@ def from_rates() -> None:
             (entry.mj * 1e9 - PJ.mac * stem_macs(counts, every) - PJ.add * sops) / (PJ.add * missing_macs)
             for every in (True, False)
         ]
-        print(
-            f"All other operands together would fire at {rest[0]:.1%} (first convolution every step) or {rest[1]:.1%}."
-        )
+        print(f"All other operands would fire at {rest[0]:.1%} (first convolution every step) or {rest[1]:.1%} (once).")
 
 
 def twin() -> None:
     name, gflops, mj = TWIN
     counts = shapes(name)
-    ours = dense(counts, PJ)
     stem = stem_macs(counts, False)
     padded = stem + (counts.macs - stem) / counts.time_steps
-    products = [c.macs for c in counts.operators if len(c.operands) == 2]
+    products = sum(c.macs for c in counts.operators if len(c.operands) == 2) / counts.time_steps
+    tokens, width, blocks = 14 * 14, 512, 8
+    softmax = 2 * blocks * tokens**2 * width
     print("| ANN twin of Spikformer 8-512 | GFLOPs | mJ | difference, % |\n|---|---:|---:|---:|")
     print(f"| Transformer-8-512, printed | {gflops:.2f} | {mj:.3f} | |")
-    for what, macs in (("`dense(count_shapes(…))`, products in bounds", ours.macs), ("padding counted, too", padded)):
+    for what, macs in (
+        ("`dense(count_shapes(…))`: products in bounds", dense(counts, PJ).macs),
+        ("padding counted, too", padded),
+        ("and attention as (q kᵀ) v, which a softmax needs", padded - products + softmax),
+    ):
         e = macs * PJ.mac * 1e-9
         print(f"| {what} | {macs / 1e9:.3f} | {e:.3f} | {100 * (e / mj - 1):+.1f} |")
-    n, c = 14 * 14, 512
-    other = sum(products) / counts.time_steps
-    print(
-        f"\nIts attention is q(kᵀv), {other / 1e9:.3f} G; as (qkᵀ)v, which softmax needs, it would be "
-        f"{8 * 2 * n * n * c / 1e9:.3f} G. What else an ANN's stem or norm would be is not printed."
-    )
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def test_profile_writes_files(cli, tmp_path):
     assert status == 0 and "sdt_tiny: every product" in out
     found = json.loads(Path("out/report.json").read_text())
     assert found["constants"]["mac"] == 3 and found["conventions"]["exact"]["mj_spread"] is None
-    rows = list(csv.DictReader(Path("layers.csv").open()))
+    rows = list(csv.DictReader(Path("layers.csv").read_text().splitlines()))
     assert [row["module"] for row in rows] == [layer["module"] for layer in found["layers"]]
     assert {path.name for path in tmp_path.rglob("*")} == {"own.yaml", "layers.csv", "out", "report.json"}
 

@@ -27,6 +27,7 @@ CODES = [ExpG(n, g) for n in range(1, 17) for g in range(1, 16 // n + 1)]
 SMALL = [code for code in CODES if code.levels <= 60]
 numba = pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed"))
 KERNELS = ["fused", numba]
+INSTALLED = ["plain", "fused", "numba"] if find_spec("numba") else ["plain", "fused"]
 BACKENDS = ["plain", *KERNELS]
 ids = dict(ids=lambda code: f"{code.steps}x{code.groups}")
 
@@ -95,7 +96,8 @@ def test_spikes_decode_to_the_staircase(code, dtype):
         x = hard_inputs(code.levels, quantum, dtype)
         neuron = ExpGIF(threshold, code)
         spikes = neuron.fire(x)
-        assert torch.equal(neuron.decode(spikes), staircase(x, threshold, code))
+        for backend in INSTALLED:
+            assert torch.equal(neuron.decode(spikes), staircase(x, threshold, code, backend=backend)), backend
         assert torch.equal(neuron.codes(spikes), codes(x, threshold, code).int())
         assert torch.equal(neuron.weights @ spikes, neuron.decode(spikes))
 
@@ -171,7 +173,7 @@ def test_same_levels_in_other_groups():
 @pytest.mark.parametrize("f", [nn.Linear(6, 4, bias=False), nn.Conv1d(6, 3, 3, padding=1, bias=False)], ids=repr)
 def test_reception_step_by_step(code, f):
     with torch.no_grad():
-        f.weight.mul_(128).round_()
+        f.weight.copy_(torch.randint(-127, 128, f.weight.shape))
     x = torch.randn(2, 6, 6)
     for quantum in (0.125, 1.0):
         neuron = ExpGIF(code.levels * quantum, code)
@@ -181,7 +183,9 @@ def test_reception_step_by_step(code, f):
         assert torch.equal(received, f(neuron.decode(spikes)))
         assert len(seen) == code.time_steps and all(set(s.unique().tolist()) <= {0, 1} for s in seen)
     neuron = ExpGIF(1.3, code)
-    torch.testing.assert_close(receive(f, neuron.fire(x), code, 1.3 / code.levels), f(neuron.decode(neuron.fire(x))))
+    spikes = neuron.fire(x)
+    received = receive(f, spikes, code, 1.3 / code.levels)
+    torch.testing.assert_close(received, f(neuron.decode(spikes)), rtol=1e-5, atol=1e-4)
 
 
 def test_rates_and_histogram():

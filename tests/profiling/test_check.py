@@ -199,6 +199,11 @@ def test_an_unknown_operator_fails(rule):
     )
 
 
+def test_an_image_may_be_pooled():
+    counts = count(nn.Sequential(nn.MaxPool2d(2), CONV, Spikes()), torch.randn(2, 1, 8, 8))
+    assert check(counts, load_rule("asynchronous")).passed
+
+
 class Codes(nn.Module):
     """1, 2, 4 or nothing."""
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from spikevit import create_model, firing_rates, list_models, observe, record_spikes
 from spikevit.neurons import LIF
+from spikevit.neurons.staircase import spike_pattern
 
 T = 4
 
@@ -60,11 +61,20 @@ def test_order_is_that_of_firing_not_of_definition():
 
 
 def test_recorded_spikes_are_time_first(model):
+    if not model.time_axis:
+        return check_recorded_codes(model)
     for x, steps in ((images(), T), (torch.stack([images() for _ in range(3)]), 3)):
         spikes = record_spikes(model, x)
         assert all(s.shape[:2] == (steps, 2) for s in spikes.values())
         assert all(((s == 0) | (s == 1)).all() and not s.requires_grad for s in spikes.values())
         assert all(s.any() for s in spikes.values()), "the model must fire to be observed"
+
+
+def check_recorded_codes(model):
+    """A network of staircases has no time: one whole number, which the spikes will spell, stands for all steps."""
+    for name, codes in record_spikes(model, images()).items():
+        assert codes.shape[:2] == (1, 2) and not codes.is_floating_point() and codes.any()
+        assert codes.min() >= 0 and codes.max() <= model.get_submodule(name).code.levels
 
 
 def test_recorded_shapes():
@@ -127,4 +137,7 @@ def test_firing_rates_are_the_mean_over_all_batches(model):
     rates = firing_rates(model, iter([x[:4], x[4:5], x[5:]]))
     assert list(rates) == list(spikes)
     for name, rate in rates.items():
+        if not model.time_axis:
+            code = model.get_submodule(name).code
+            spikes[name] = spike_pattern(spikes[name], code)
         assert rate == pytest.approx(spikes[name].double().mean().item(), rel=1e-12)

@@ -110,10 +110,10 @@ def expected_count(u: Tensor, code: ExpG) -> Tensor:
     """c̄(u): c(k) interpolated linearly between neighbouring codes, for u (...) in [0, L]; flat outside.
 
     It is the expected number of spikes of u under uniform dither. The gradient is the slope of the segment; at a
-    whole u, of the one to the right.
+    whole u, of the one to the right (at L of that of a further group, which is the last one's: 1).
     """
     u = u.clamp(0, code.levels)
-    k = u.detach().floor().clamp_(max=code.levels - 1).int()
+    k = u.detach().floor().int()
     below = spike_count(k, code)
     slope = (spike_count(k + 1, code) - below).to(u.dtype)
     return below + (u - k) * slope
