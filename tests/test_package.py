@@ -10,7 +10,7 @@ import spikevit
 CORE = """
 import sys
 
-for name in "lightning pytorch_lightning kornia sklearn PIL datasets jsonargparse yaml matplotlib".split():
+for name in "lightning pytorch_lightning kornia sklearn PIL datasets jsonargparse matplotlib numba".split():
     sys.modules[name] = None  # importing it is an ImportError
 
 import torch, spikevit

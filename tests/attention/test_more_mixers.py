@@ -13,7 +13,7 @@ NEURON = NeuronConfig()
 
 
 def ready(name: str, **options):
-    mixer = make_mixer(name, C, HEADS, tokens=N, neuron=NEURON, **options).double().eval()
+    mixer = make_mixer(name, C, HEADS, tokens=N, grid=(2, 3), neuron=NEURON, **options).double().eval()
     for bn in (m for m in mixer.modules() if isinstance(m, nn.BatchNorm1d)):
         nn.init.uniform_(bn.running_var, 0.05, 0.2)
         nn.init.uniform_(bn.bias, 0.2, 1.2)

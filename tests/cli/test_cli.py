@@ -173,7 +173,7 @@ def test_readme_has_the_table_of_models(cli):
 
 
 def test_models_without_a_match(refused):
-    assert "no model matches 'resnet*'; all of them: msvit_4_384, " in refused("models", "resnet*")
+    assert "no model matches 'resnet*'; all of them: ge2mst_32, " in refused("models", "resnet*")
 
 
 def test_doctor(cli):
@@ -199,7 +199,7 @@ def test_doctor_says_how_to_get_what_is_missing(cli, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["digts"], "unknown recipe 'digts'; did you mean digits?"),
+        (["digts"], "unknown recipe 'digts'; did you mean digits or ge2mst_digits?"),
         (["none.yaml"], "there is no recipe file none.yaml; shipped recipes: "),
         ([], "which recipe? shipped: "),
         (["digits", "optimzer.lr=1"], "unknown recipe key 'optimzer'; did you mean optimizer"),
@@ -243,20 +243,24 @@ def test_runs_of_one_process_keep_apart(cli, tmp_path):
 
 
 def test_demo(cli, tmp_path):
-    changes = ["schedule.epochs=1", "schedule.warmup_epochs=0", "model.config.depth=1", "model.config.embed_dim=32"]
-    status, out, _ = cli("demo", *changes, "--out", "seen")
+    small = ["model.config.widths=[8,16,16]", "model.config.depths=[1,1,1]", "model.backend=fused"]
+    status, out, _ = cli("demo", "schedule.epochs=1", "schedule.warmup_epochs=0", *small, "--out", "seen")
     assert status == 0
     files = {path.name for path in (tmp_path / "seen").iterdir()}
     assert {"picture.png", "results.json", "best.safetensors", "recipe.yaml", "metrics.csv"} <= files
     with Image.open(tmp_path / "seen" / "picture.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 400
-    results = json.loads((tmp_path / "seen" / "results.json").read_text())
-    assert results["total"] == 360 and f"{results['accuracy']:.2%}" in out
+    for run in ("seen", "seen/exact"):
+        results = json.loads((tmp_path / run / "results.json").read_text())
+        assert results["total"] == 360 and f"{results['accuracy']:.2%}" in out
+    certificate = json.loads((tmp_path / "seen" / "certificate.json").read_text())
+    assert certificate["lossless"] and certificate["exact"] and certificate["images"] == 360
     for words in (
-        "blocks.0.attn.proj_in.lif",
-        "µJ an image",
+        "stages.2.0.attn.proj_in.lif",
+        "model, not measurement",
+        "Lossless: 0 of ",
         "seen/picture.png",
-        "spikevit eval seen/best.safetensors",
+        "spikevit eval seen/spiking.safetensors",
     ):
         assert words in out
 

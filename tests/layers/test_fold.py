@@ -60,12 +60,12 @@ def test_model(case):
     assert ours.keys() == theirs.keys()
     for name in theirs:
         assert torch.equal(ours[name], theirs[name]), name
-        assert 0 < theirs[name].mean() < 1, name
+        assert 0 < (theirs[name] != 0).double().mean() < 1, name
     assert sorted(seen) == sorted(n for n in layers(model) if not n.startswith("sml.")), (
         "each layer once, by its module"
     )
     with torch.no_grad():
-        close(copy(x, per_step=True), model(x, per_step=True))
+        close(copy(x), model(x))
         if case == "stmixer_tiny, sml":
             for a, b in zip(copy.all_logits(x), model.all_logits(x), strict=True):
                 close(a, b)
@@ -73,7 +73,7 @@ def test_model(case):
     assert all(torch.equal(after[name], x) for name, x in before.items()), "the model is as it was"
 
 
-@pytest.mark.parametrize("name", list_models("*_tiny"))
+@pytest.mark.parametrize("name", [name for name in list_models("*_tiny") if create_model(name).streaming])
 def test_stream(name):
     copy, x, state = fold_batch_norm(ready(create_model(name, image_size=SIDE))), images(), None
     with torch.no_grad():

@@ -6,14 +6,18 @@ float64, so that spikes are equal or not: rounding does not decide.
 import pytest
 import torch
 
-from spikevit import create_model, list_models, load_model, record_spikes, save_model
+from spikevit import convert, create_model, list_models, load_model, record_spikes, save_model
 
 TINY = list_models("*_tiny")
+WITH_TIME = [name for name in TINY if create_model(name).time_axis] + ["ge2mst_tiny, lif"]
 SIZE = (32, 32)
 
 
 def make(name: str, **config):
     torch.manual_seed(0)
+    name, _, variant = name.partition(", ")
+    if variant == "lif":
+        config["neuron"] = {"kind": "lif"}
     model = create_model(name, **config).double()
     for module in model.modules():  # statistics as after training, so that neurons fire
         if isinstance(module, torch.nn.BatchNorm1d):
@@ -21,6 +25,8 @@ def make(name: str, **config):
             torch.nn.init.uniform_(module.running_var, 0.02, 0.1)
             torch.nn.init.uniform_(module.weight, 0.8, 1.5)
             torch.nn.init.uniform_(module.bias, -0.2, 0.6)
+    if variant == "converted":
+        return convert(model.eval(), images(1, config.get("image_size", SIZE)))[0]
     return model.eval()
 
 
@@ -30,6 +36,17 @@ def images(batch: int = 4, size=SIZE, **kwargs) -> torch.Tensor:
 
 @pytest.fixture(params=TINY)
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=[*TINY, "ge2mst_tiny, lif", "ge2mst_tiny, converted"])
+def any_name(request):
+    return request.param
+
+
+@pytest.fixture(params=WITH_TIME)
+def timed(request):
+    """Models with a common axis of time steps: what is about steps, frames and streams is for them."""
     return request.param
 
 
@@ -51,8 +68,8 @@ def assert_batch_independent(model):
     torch.testing.assert_close(logits[1:2], model(x[1:2]), rtol=0, atol=1e-9)
 
 
-def test_batch_independent(name):
-    assert_batch_independent(make(name))
+def test_batch_independent(any_name):
+    assert_batch_independent(make(any_name))
 
 
 def test_the_defect_is_seen():
@@ -61,12 +78,12 @@ def test_the_defect_is_seen():
 
 
 def test_neurons_fire(name):
-    rates = {n: float(s.mean()) for n, s in record_spikes(make(name), images()).items()}
+    rates = {n: float((s != 0).double().mean()) for n, s in record_spikes(make(name), images()).items()}
     assert all(0.001 < rate < 0.999 for rate in rates.values()), rates
 
 
-def test_causal(name):
-    model = make(name)
+def test_causal(timed):
+    model = make(timed)
     frames = torch.stack([images() for _ in range(4)])
     other = torch.cat([frames[:2], torch.stack([images(), images()])])
     ours, theirs = record_spikes(model, frames), record_spikes(model, other)
@@ -74,21 +91,21 @@ def test_causal(name):
     assert any(not torch.equal(ours[n][2:], theirs[n][2:]) for n in ours)
 
 
-def test_nothing_stays_behind(name):
-    model, x = make(name), images()
+def test_nothing_stays_behind(any_name):
+    model, x = make(any_name), images()
     first = record_spikes(model, x)
     record_spikes(model, images(3))
     assert_same_run(first, record_spikes(model, x))
 
 
-def test_still_image_equals_frames(name):
-    model, x = make(name), images()
+def test_still_image_equals_frames(timed):
+    model, x = make(timed), images()
     frames = x.expand(model.config.time_steps, *x.shape).contiguous()
     assert_same_run(record_spikes(model, x), record_spikes(model, frames))
 
 
-def test_stream_equals_sequence(name):
-    model = make(name)
+def test_stream_equals_sequence(timed):
+    model = make(timed)
     frames = torch.stack([images() for _ in range(3)])
     whole, state = model(frames, per_step=True), None
     for x_t, logits in zip(frames, whole, strict=True):
@@ -97,8 +114,8 @@ def test_stream_equals_sequence(name):
     torch.testing.assert_close(whole.mean(0), model(frames), rtol=0, atol=1e-12)
 
 
-def test_stream_drops_samples(name):
-    model = make(name)
+def test_stream_drops_samples(timed):
+    model = make(timed)
     frames = torch.stack([images() for _ in range(2)])
     _, state = model.step(frames[0])
     keep = torch.tensor([True, False, True, True])
@@ -125,8 +142,8 @@ def test_sizes(name):
         create_model(name, image_size=(3, side))
 
 
-def test_one_step(name):
-    model = make(name, time_steps=1)
+def test_one_step(timed):
+    model = make(timed, time_steps=1)
     x = images()
     torch.testing.assert_close(model(x), model(x, per_step=True)[0])
 
@@ -139,12 +156,27 @@ def test_wrong_inputs(name):
         model(torch.randn(3, *SIZE))
     with pytest.raises(ValueError, match=r"floating point.*uint8"):
         model(torch.zeros(1, 3, *SIZE, dtype=torch.uint8))
+
+
+def test_wrong_states(timed):
+    model = make(timed)
     with pytest.raises(ValueError, match=r"state is of 3 images, there are 2: state\[keep\]"):
         model.step(images(2), model.step(images(3))[1])
     with pytest.raises(ValueError, match="another model's state|neurons"):
         _, state = model.step(images(1))
         state.membranes = state.membranes[:-1]
         model.step(images(1), state)
+
+
+def test_without_a_time_axis():
+    for name in ("ge2mst_tiny", "ge2mst_tiny, converted"):
+        model, x = make(name), images(1)
+        with pytest.raises(ValueError, match="step: ge2mst_tiny does not stream"):
+            model.step(x)
+        with pytest.raises(ValueError, match="per_step=True: ge2mst_tiny has no common axis of time steps"):
+            model(x, per_step=True)
+        with pytest.raises(ValueError, match="ge2mst_tiny has no time axis and takes images, not frames"):
+            model(x[None])
 
 
 def test_checkpoint_round_trip(name, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from spikevit import create_model, list_models
 from spikevit.attention import MIXERS
 
-FLAT = [name for name in list_models("*_tiny") if not name.startswith(("qkformer", "msvit"))]
+FLAT = [name for name in list_models("*_tiny") if not name.startswith(("qkformer", "msvit", "ge2mst"))]
 
 
 def runs(model):
@@ -34,6 +34,17 @@ def test_staged_models(name, mixers):
     model = create_model(name, mixers=mixers, time_steps=2)
     assert [type(stage[0].attn) for stage in model.stages] == [MIXERS[mixer] for mixer in mixers]
     runs(model)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_mixers_in_ge2mst(mixer):
+    """The last stage's; with neurons that spike in time, and trained without a time axis."""
+    changes = {"mixers": ("conv", "conv", mixer), "windows": ((), (), (2, 0) if mixer.startswith("gw") else ())}
+    runs(create_model("ge2mst_tiny", neuron={"kind": "lif"}, time_steps=2, **changes))
+    model = create_model("ge2mst_tiny", **changes)
+    assert type(model.stages[-1][0].attn) is MIXERS[mixer]
+    model.loss(torch.randn(2, 3, 32, 32), torch.tensor([1, 2]))[0].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_wrong_words():

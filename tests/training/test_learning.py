@@ -59,7 +59,8 @@ def first_losses(name: str) -> list[float]:
     random = np.random.RandomState(0)
     images, labels = torch.from_numpy(random.randn(4, 3, 16, 16)), torch.arange(4)
     torch.manual_seed(0)
-    model = create_model(name, image_size=16, embed_dim=32, time_steps=2).double()
+    width = {"widths": (8, 16, 32)} if name.startswith("ge2mst") else {"embed_dim": 32}
+    model = create_model(name, image_size=16, time_steps=2, **width).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     return [step(model, optimizer, images, labels) for _ in range(5)]
 

@@ -8,8 +8,7 @@ from spikevit.cli.source import add_source, load_source
 
 EXAMPLE = """examples:
   spikevit check stmixer_tiny --rule asynchronous
-  spikevit check runs/digits-1/best.safetensors --rule accumulate-only --all
-status: 0 passed, 1 not, 2 a mistake in what was typed"""
+  spikevit check runs/digits-1/best.safetensors --rule accumulate-only --all"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

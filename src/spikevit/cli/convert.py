@@ -10,8 +10,7 @@ from spikevit.cli.source import check_numbers, checkpoint_source
 EXAMPLE = """examples:
   spikevit convert runs/demo-1/exact/best.safetensors
   spikevit convert best.safetensors --out snn.safetensors --certificate proof.json --code 'stages.0.*=2,5'
-  spikevit convert --verify proof.json
-status: 0 lossless, 1 codes differ or layers are dead, 2 a mistake in what was typed"""
+  spikevit convert --verify proof.json"""
 
 SETTINGS = ("data", "root", "images", "batch_size")  # which images; a certificate remembers them
 

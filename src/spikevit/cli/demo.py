@@ -1,4 +1,4 @@
-"""spikevit demo: from nothing to a trained spiking transformer, what it sees, and what it costs."""
+"""spikevit demo: from nothing to a trained transformer, its spikes, the proof that they are the same, and the cost."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import argparse
 from pathlib import Path
 
 EXAMPLE = "example:\n  spikevit demo"
+EXACT = ["model.config.grid_bits=8", "schedule.epochs=3", "schedule.warmup_epochs=0", "optimizer.lr=0.0005"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and how long."""
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the recipe `digits`")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the recipe `ge2mst_digits`")
     parser.add_argument("--out", help="directory of the run (default: runs/demo-N)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains on digits, then shows accuracy, firing rates, energy and a picture."""
+    """Trains on digits, puts the network on exact grids, converts it; shows accuracies, certificate, rates, energy."""
     import torch
     from rich.console import Console
 
     from spikevit.cli.train import free_directory
+    from spikevit.conversion.certificate import with_files
+    from spikevit.conversion.convert import convert
     from spikevit.data import normalise
-    from spikevit.models.checkpoint import load_model, read_about
+    from spikevit.models.checkpoint import load_model, read_about, save_model
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
     from spikevit.report.picture import draw
@@ -30,33 +33,64 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.training.run import load_data_of, train
 
     console = Console(highlight=False)
-    recipe = load_recipe("digits", args.changes)
+    changes = [*_backend(), *args.changes]
+    recipe = load_recipe("ge2mst_digits", changes)
     directory = Path(args.out or free_directory("demo"))
     console.print(
-        f"Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n"
+        f"1. Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n"
+        f"   (neurons: {recipe.model.backend or 'fused'}; no time axis: the cost does not depend on T)\n"
     )
-    results = train(directory, recipe)
+    trained = train(directory, recipe)
+    best = directory / "best.safetensors"
+    console.print("\n2. Exact mode: 8-bit weights on power-of-two grids, 3 more epochs\n")
+    exact = train(directory / "exact", load_recipe("ge2mst_digits", [*changes, f"model.start={best}", *EXACT]))
 
-    model = load_model(directory / "best.safetensors")
-    data = load_data_of(read_about(directory / "best.safetensors"))
-    images, labels = data.split("test").__getitems__(range(results["total"]))  # type: ignore[attr-defined]
-    x = normalise(images, data.info).to(model.dtype)
-    rates = firing_rates(model, [x])
-    console.print(summary(results, model, rates, profile(model, x.split(36))))
+    best = directory / "exact" / "best.safetensors"
+    data = load_data_of(about := read_about(best))
+    images, labels = data.split("test").__getitems__(range(exact["total"]))  # type: ignore[attr-defined]
+    reference = load_model(best)
+    x = normalise(images, data.info).to(reference.dtype)
+    console.print("\n3. Conversion into spikes, and the proof: every code of every neuron, on all test images\n")
+    model, certificate = convert(reference, x)
+    spiking = directory / "spiking.safetensors"
+    save_model(model, spiking, data=about["data"], recipe=about["recipe"])
+    settings = {"data": None, "root": None, "images": None, "batch_size": 64}
+    certificate = with_files(certificate, reference=str(best), spiking=str(spiking), data=settings)
+    certificate.save(directory / "certificate.json")
+    console.print(certificate)
+
     with torch.no_grad():
-        predictions = model(x).argmax(-1)
+        predictions = torch.cat([model(batch).argmax(-1) for batch in x.split(64)])
+    right = int((predictions == labels).sum())
+    accuracies = {
+        "trained, without spikes": trained["accuracy"],
+        "on 8-bit grids": exact["accuracy"],
+        "as spikes": right / len(labels),
+    }
+    console.print("\n4. What it does and what it costs")
+    rates = firing_rates(model, x.split(64))
+    console.print(summary(accuracies, len(labels), model, rates, profile(model, x[:72].split(9))))
     picture = draw(directory / "picture.png", model, x, images, labels, predictions, data.info.classes)
     console.print(f"\nPicture: {picture}\nTry next:", soft_wrap=True)
     for command in (
-        f"spikevit eval {directory}/best.safetensors",
-        f"spikevit profile {directory}/best.safetensors",
-        f"spikevit check {directory}/best.safetensors",
-        "spikevit train digits model.name=qkformer_tiny",
-        "spikevit train digits model.time_steps=1",
+        f"spikevit eval {spiking}",
+        f"spikevit convert --verify {directory}/certificate.json",
+        f"spikevit check {spiking}",
+        f"spikevit profile {spiking} --images 20",
+        "spikevit train digits",
         "spikevit models",
     ):
         console.print(f"  {_bin()}{command}", soft_wrap=True)
-    return 0
+    return 0 if certificate.lossless else 1
+
+
+def _backend() -> list[str]:
+    """The compiled staircase where it helps: on a CPU, with numba."""
+    from importlib.util import find_spec
+
+    import torch
+
+    return ["model.backend=numba"] if find_spec("numba") and not torch.cuda.is_available() else []
 
 
 def _bin() -> str:

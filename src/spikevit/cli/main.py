@@ -15,6 +15,7 @@ VERBS = {
     "eval": "test a checkpoint",
     "predict": "classify images",
     "convert": "turn a trained staircase network into spikes, and prove that nothing changed",
+    "plan": "choose levels and codes of each layer: spikes against error",
     "profile": "show what a model costs, by every convention",
     "check": "check whether every product is an accumulate",
     "doctor": "show versions, devices, backends, and what is missing",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.layers.grid import OnGrid
-from spikevit.neurons import ExpGIF
+from spikevit.neurons import ExpGIF, SpikeTrain
 from spikevit.profiling.observe import observe
 
 FORMAT = 1
@@ -95,11 +95,12 @@ def load_certificate(path: str | Path) -> Certificate:
         plain = json.loads(Path(path).read_text())
         known = {key: plain[key] for key in Certificate.__dataclass_fields__}
         known["layers"] = [LayerRecord(**layer | {"code": tuple(layer["code"])}) for layer in plain["layers"]]
+        newer = known["format"] > FORMAT
     except FileNotFoundError:
         raise ValueError(f"there is no certificate {path}") from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a certificate of spikevit: {error!r}") from None
-    if known["format"] > FORMAT:
+    if newer:
         raise ValueError(f"{path} is of format {known['format']}, this version of spikevit reads up to {FORMAT}")
     return Certificate(**known)
 
@@ -116,15 +117,25 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor],
         wanted: dict[str, list[Tensor]] = {name: [] for name in neurons}
         with observe(reference, lambda name, codes: wanted[name].append(codes)):  # noqa: B023
             ours = reference(batch)
-        with observe(spiking, lambda name, spikes: tallies[name].add(wanted[name].pop(0), spikes)):  # noqa: B023
+
+        def compare(name: str, spikes: Tensor) -> None:
+            if not wanted[name]:  # noqa: B023
+                raise ValueError(f"{name} fires more often in the spiking network")
+            tallies[name].add(wanted[name].pop(0), spikes)  # noqa: B023
+
+        with observe(spiking, compare):
             theirs = spiking(batch)
         if silent := [name for name, codes in wanted.items() if codes]:
-            raise ValueError(f"{', '.join(silent)} did not fire as often in the spiking network")
-        images += len(batch)
+            raise ValueError(f"{', '.join(silent)} fires less often in the spiking network")
+        theirs = theirs.decode() if isinstance(theirs, SpikeTrain) else theirs
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         logits = max(logits, float((ours.double() - theirs.double()).abs().max()))
-        digest.update(str((tuple(batch.shape[1:]), batch.dtype)).encode())
+        if not images:
+            digest.update(str((tuple(batch.shape[1:]), batch.dtype)).encode())
+        images += len(batch)
         digest.update(batch.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    if not images:
+        raise ValueError("there are no images to certify the conversion on")
     found = accumulators(reference)
     return Certificate(
         images=images,
@@ -171,15 +182,16 @@ class _Tally:
 
 
 def fingerprint(*models: nn.Module) -> str:
-    """SHA-256 of the tensors of models, by name, and of the codes of their neurons."""
+    """SHA-256 of the tensors of models, by name, of the codes of their neurons and the bits of their weights."""
     digest = hashlib.sha256()
     for model in models:
         for name, tensor in model.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         for name, m in model.named_modules():
-            if hasattr(m, "code"):
-                digest.update(f"{name} {m.code}".encode())
+            for what in ("code", "bits"):
+                if hasattr(m, what):
+                    digest.update(f"{name} {getattr(m, what)}".encode())
     return digest.hexdigest()
 
 
@@ -196,10 +208,12 @@ def verify(
     again = certify(reference, spiking, batches, **certificate.files)
     if again.data != certificate.data:
         raise ValueError("the data changed since the certificate was made: the SHA-256 of the images differ")
-    differ = [a.name for a, b in zip(again.layers, certificate.layers, strict=True) if a != b]
-    if differ or again.agreement != certificate.agreement:
+    said = {layer.name: layer for layer in certificate.layers}
+    differ = [layer.name for layer in again.layers if layer != said.get(layer.name)]
+    differ += [what for what in ("agreement", "logits") if getattr(again, what) != getattr(certificate, what)]
+    if differ:
         raise ValueError(
-            f"the certificate is not reproduced: {', '.join(differ[:3]) or 'agreement'} differ; it was made with "
+            f"the certificate is not reproduced: {', '.join(differ[:3])} differ; it was made with "
             f"{certificate.versions}, this is {again.versions}"
         )
     return again

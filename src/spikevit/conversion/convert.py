@@ -7,22 +7,26 @@ charge and fire, products of values against additions of spikes step by step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikevit.attention.groupwise import GroupwiseSSA
 from spikevit.conversion.certificate import Certificate, certify
 from spikevit.layers.grid import FLOAT32, FLOAT64, OnGrid
-from spikevit.neurons import ExpG, Staircase
+from spikevit.neurons import ExpG, Neuron, NotConvertible, Staircase
 from spikevit.neurons.expg import spiking_
 from spikevit.profiling.count import Counts, count
+from spikevit.profiling.values import REAL
 
 # What may stand between neurons: linear, without weights of its own.
-LINEAR = frozenset(["add", "sub", "neg", "mean", "sum", "mul", "div", "round", "rsub"]) | {"average pool", "batch norm"}
+LINEAR = frozenset(["add", "sub", "neg", "mean", "sum", "mul", "div", "shift", "rsub", "average pool", "batch norm"])
+NEURONS = ("staircase", "neuron")  # origins
 
 
 def convert(
@@ -53,9 +57,12 @@ def convert(
     if not any(isinstance(m, Staircase) for m in model.modules()):
         raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to convert")
     reference = deepcopy(model).eval()
-    _refuse(count(reference, batches[0][:2]))
+    counts = count(reference, batches[0][:2])
+    _refuse(reference, counts)
+    _sum_in_float64_(reference, counts)
     _check_accumulators(reference)
     spiking = spiking_(deepcopy(reference), _codes_of(reference, codes or {}))
+    _try(spiking, batches[0][:2])
     config = getattr(spiking, "config", None)
     if hasattr(config, "spikes"):
         layers = ((name, m.code) for name, m in spiking.named_modules() if hasattr(m, "fire"))
@@ -88,15 +95,54 @@ def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int]]) -> dict[st
     return chosen
 
 
-def _refuse(counts: Counts) -> None:
-    """Stops at the first operator that spikes cannot carry."""
+def _refuse(model: nn.Module, counts: Counts) -> None:
+    """Stops at the first thing that spikes cannot carry."""
+
+    def refusal(module: str, what: str) -> ValueError:
+        where = module or "the model itself"
+        return ValueError(
+            f"{where} cannot be converted without loss: {what}; put Staircase neurons there, or leave it out"
+        )
+
+    for name, m in model.named_modules():
+        if isinstance(m, Neuron):
+            raise refusal(name, f"{type(m).__name__} neurons have a time axis of their own")
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is None:
+            raise refusal(name, f"{type(m).__name__} normalises by statistics of its input")
     for other in [*counts.uncounted, *counts.elementwise]:
-        if other.operator not in LINEAR and other.origin.operator != "image":
-            where = other.module or "the model itself"
-            raise ValueError(
-                f"{where} cannot be converted without loss: {other.operator} is not linear, and no neurons; "
-                "put Staircase neurons there, or leave it out"
-            )
+        if other.origin.operator == "image":
+            continue
+        if other.operator not in LINEAR:
+            raise refusal(other.module, f"{other.operator} is not linear, and no neurons")
+        if other.remark == "of activations":
+            raise refusal(other.module, f"{other.operator} of two activations that are not both spikes is not linear")
+    for c in counts.operators:
+        if len(c.operands) > 1 and not any(o.origin.operator in NEURONS or o.kind.name != REAL for o in c.operands):
+            raise refusal(c.module, f"{c.operator} of two activations, neither of which is spikes, is not linear")
+
+
+def _sum_in_float64_(model: nn.Module, counts: Counts) -> None:
+    """Layers on a grid whose input is not the codes of neurons, so that their bound does not hold."""
+    modules = dict(model.named_modules())
+    for c in counts.operators:
+        layer = modules[c.module]
+        if isinstance(layer, OnGrid) and any(o.origin.operator not in NEURONS for o in c.operands):
+            layer.levels = None
+
+
+@torch.no_grad()
+def _try(spiking: nn.Module, images: Tensor) -> None:
+    """Runs the network once, to name the module in which spikes meet what they cannot carry."""
+    running = [""]
+    with ExitStack() as stack:
+        for name, m in spiking.named_modules():
+            stack.callback(m.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
+            stack.callback(m.register_forward_hook(lambda *_: running.pop() and None).remove)
+        try:
+            spiking(images)
+        except (NotConvertible, AttributeError, TypeError) as error:
+            where = running[-1] or "the model itself"
+            raise ValueError(f"{where} cannot be converted without loss: {error}") from error
 
 
 def accumulators(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikevit.neurons import Staircase
+
 FLOAT32, FLOAT64 = 2**24, 2**53
 BIAS_BITS = 8  # a bias lies on a grid 2^8 times finer than its weights
 
@@ -52,8 +54,8 @@ class OnGrid(nn.Module):
 
     @property
     def accumulates_in(self) -> torch.dtype:
-        """The type that sums are exact in: float32 where the bound allows; on a GPU, and on images, float64."""
-        bound = self.bound() if not self.weight.is_cuda else None
+        """The type that sums are exact in: float32 where the bound allows; on images and off the CPU, float64."""
+        bound = self.bound() if self.weight.device.type == "cpu" else None
         return torch.float32 if bound is not None and bound <= FLOAT32 else torch.float64
 
     def forward(self, x: Any) -> Tensor:
@@ -85,10 +87,13 @@ class GridConv2d(OnGrid, nn.Conv2d):
     """nn.Conv2d on a grid."""
 
     def _map(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return self._conv_forward(x, weight, bias)  # pads as padding_mode says
 
     def _channels(self) -> tuple[int, ...]:
         return (-1, 1, 1)
+
+
+GRIDS = {nn.Linear: GridLinear, nn.Conv2d: GridConv2d, GridLinear: GridLinear, GridConv2d: GridConv2d}
 
 
 def on_grid_(model: nn.Module, bits: int, levels: int) -> nn.Module:
@@ -98,24 +103,19 @@ def on_grid_(model: nn.Module, bits: int, levels: int) -> nn.Module:
     registration, is taken for the one that sees the image, which has no such levels: it sums in float64.
 
     Raises:
-        ValueError: a batch norm is left (it would have to be folded before), or a kind of convolution without a grid.
+        ValueError: a batch norm is left (it would have to be folded before), or a layer with other weights.
     """
     if type(bits) is not int or not 2 <= bits <= 16:
         raise ValueError(f"bits={bits!r} of a weight must be a whole number from 2 to 16, 8 is usual")
-    first = True
+    levels_in = None  # of the first
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{name} is a batch norm: fold it into the layer in front of it before going on a grid")
-        if isinstance(layer, OnGrid):
+        if (kind := type(layer)) not in GRIDS:
+            if not isinstance(layer, Staircase) and next(layer.parameters(recurse=False), None) is not None:
+                raise ValueError(f"{name or 'the model'} is a {kind.__name__}: grids exist for Linear and Conv2d")
             continue
-        if isinstance(layer, (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d)):
-            raise ValueError(f"{name} is a {type(layer).__name__}: grids exist for Linear and Conv2d")
-        if isinstance(layer, nn.Conv2d):
-            layer.__class__ = GridConv2d
-        elif isinstance(layer, nn.Linear):
-            layer.__class__ = GridLinear
-        else:
-            continue
-        layer.bits, layer.levels = bits, None if first else levels  # type: ignore[assignment]
-        first = False
+        layer.__class__ = GRIDS[kind]
+        layer.bits, layer.levels = bits, levels_in  # type: ignore[assignment]
+        levels_in = levels
     return model

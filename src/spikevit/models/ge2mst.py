@@ -22,7 +22,7 @@ from spikevit.layers.grid import on_grid_
 from spikevit.models.base import ModelConfig, SpikingModel
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Neurons, StaircaseConfig, Stream
-from spikevit.neurons.expg import spiking_
+from spikevit.neurons.expg import ExpGIF, Staircase, spiking_
 from spikevit.neurons.staircase import ExpG
 
 INPUT_BITS = 6  # in exact mode, normalised images are rounded to multiples of 2^−6
@@ -37,7 +37,8 @@ class Ge2mSTConfig(ModelConfig):
     strides: by which each stage makes the map smaller. windows: of group-wise attention, for each stage.
     heads: width of a head. kernel: of the depthwise convolution; expansion: its width over the stage's.
     power_of_two: Δ = 2^e. grid_bits: exact mode, weights of so many bits on power-of-two grids, batch norm folded
-    (`spikevit.quantise`). spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`).
+    (`spikevit.quantise`). codes: (layer, n, G) where a layer of neurons has another code (`spikevit plan`).
+    spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`).
     """
 
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(kind="expg"))
@@ -54,6 +55,7 @@ class Ge2mSTConfig(ModelConfig):
     stem: str = "strided"
     power_of_two: bool = True
     grid_bits: int | None = None
+    codes: tuple[tuple[str, int, int], ...] | None = None
     spikes: tuple[tuple[str, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -110,8 +112,13 @@ class Ge2mST(SpikingModel):
         self.stages = nn.ModuleList(nn.ModuleList(self._blocks(i, neuron)) for i in range(len(widths)))
         self.head_lif = neuron.build()
         self.head = nn.Linear(widths[-1], config.num_classes)
+        layers = {name: m for name, m in self.named_modules() if isinstance(m, Staircase)}
+        for name, steps, groups in config.codes or ():
+            if name not in layers:
+                raise unknown("layer of neurons in codes", name, layers)
+            layers[name].code = ExpG(steps, groups)
         if config.grid_bits:
-            on_grid_(fold_batch_norm_(self), config.grid_bits, config.expg.levels)
+            on_grid_(fold_batch_norm_(self), config.grid_bits, self._most_levels())
         if config.spikes is not None:
             spiking_(self, {name: ExpG(steps, groups) for name, steps, groups in config.spikes})
 
@@ -120,12 +127,17 @@ class Ge2mST(SpikingModel):
         if self.config.spikes is None:
             return self
         with torch.device("meta"):
-            return Ge2mST(replace(self.config, spikes=None)).eval()
+            return Ge2mST(replace(self.config, spikes=None, grid_bits=None)).eval()
 
     @property
     def activation_bits(self) -> int:
         """Bits that hold what a neuron sends."""
-        return self.config.expg.bits
+        return self._most_levels().bit_length()
+
+    def _most_levels(self) -> int:
+        """L of the layer that has most."""
+        layers = (m for m in self.modules() if isinstance(m, (Staircase, ExpGIF)))
+        return max((m.code.levels for m in layers), default=self.config.expg.levels)
 
     def _blocks(self, i: int, neuron: Neurons) -> Iterator[Block]:
         c = self.config

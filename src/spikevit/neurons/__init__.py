@@ -1,9 +1,10 @@
 """Time: neurons that turn currents (T, ...) into spikes, as pure functions and thin modules."""
 
+from spikevit.neurons.backend import set_backend
 from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig
 from spikevit.neurons.expg import ExpGIF, Staircase
 from spikevit.neurons.fused import fused_lif
-from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF, set_backend
+from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF
 from spikevit.neurons.plain import lif
 from spikevit.neurons.spike_train import NotConvertible, SpikeTrain
 from spikevit.neurons.staircase import ExpG

@@ -27,9 +27,9 @@ class Neurons(Protocol):
 class NeuronConfig:
     """Neurons of a model. The defaults are those of the field: SpikingJelly's LIF, τ = 2, sigmoid of steepness 4.
 
-    kind: "lif", "if", "plif" (τ learnt), or "expg" for models without a time axis (Ge²mS-T). tau: time constant in steps. decay_input: whether x is divided by τ
-    too. reset: "hard" (to 0) or "soft" (by subtraction). surrogate: "sigmoid", "atan", "triangle", "rectangle"
-    or "dspike", of steepness alpha (None: its default).
+    kind: "lif", "if", "plif" (τ learnt), or "expg" for models without a time axis (Ge²mS-T). tau: time constant in
+    steps. decay_input: whether x is divided by τ too. reset: "hard" (to 0) or "soft" (by subtraction). surrogate:
+    "sigmoid", "atan", "triangle", "rectangle" or "dspike", of steepness alpha (None: its default).
     """
 
     kind: str = "lif"

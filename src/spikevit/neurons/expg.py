@@ -151,13 +151,15 @@ class ExpGIF(nn.Module):
 
 def spiking_(model: nn.Module, codes: Mapping[str, ExpG]) -> nn.Module:
     """Puts neurons that spike in the place of every staircase of the model; codes: where not the staircase's own."""
-    for name, layer in list(model.named_modules()):
+    neurons: dict[nn.Module, ExpGIF] = {}  # a layer may be known by several names, of which the first counts
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
         if isinstance(layer, Staircase):
-            try:
-                neuron = ExpGIF.from_staircase(layer, codes.get(name))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            model.set_submodule(name, neuron)
+            if layer not in neurons:
+                try:
+                    neurons[layer] = ExpGIF.from_staircase(layer, codes.get(name))
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+            model.set_submodule(name, neurons[layer])
     return model
 
 

@@ -125,13 +125,3 @@ def _valid_tau(tau: float) -> float:
     if not tau > 1:
         raise ValueError(f"tau={tau!r} must be greater than 1 (1 keeps nothing of the membrane; for no leak use IF)")
     return tau
-
-
-def set_backend(model: nn.Module, backend: str) -> nn.Module:
-    """Lets every neuron of the model run on `backend` ("plain" or "fused"); returns the model."""
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
-    for module in model.modules():
-        if isinstance(module, Neuron):
-            module.backend = backend
-    return model

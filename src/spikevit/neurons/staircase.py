@@ -217,7 +217,7 @@ def _forward(x: Tensor, quantum: Tensor, levels: int, mark: bool) -> tuple[Tenso
 
 def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """grad·∂a/∂x, and L·Σ grad·∂a/∂θ over the elements that share a threshold."""
-    dtype, grad, x = grad.dtype, grad.to(quantum.dtype), x.to(quantum.dtype)
+    dtype, grad, x = grad.dtype, _traceable(grad.to(quantum.dtype)), _traceable(x.to(quantum.dtype))
     grad_x, total = torch.empty_like(grad), torch.zeros_like(quantum)
     for grad_b, x_b, grad_x_b in _blocks(grad, x, grad_x):
         inside = x_b / quantum
@@ -230,6 +230,11 @@ def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Te
         else:
             total += error.flatten().dot(grad_b.flatten())
     return grad_x.to(dtype), total
+
+
+def _traceable(x: Tensor) -> Tensor:
+    """torch.compile follows `out=` into contiguous tensors only."""
+    return x.contiguous() if torch.compiler.is_compiling() else x
 
 
 def _blocks(*tensors: Tensor):

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from math import ceil, log2
 
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.count import Counts, Operand, OperatorCount, Tally
+from spikevit.profiling.count import SHIFT, Counts, Operand, OperatorCount, Tally
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Values
 
 FP32 = load_constants("fp32")
@@ -87,17 +87,20 @@ def _paper(c: OperatorCount, constants: Constants, repeats: int = 1) -> Energy:
 def exact(counts: Counts, constants: Constants = FP32, *, integers: str = "add") -> Energy:
     """Every accumulate that a non-zero operand causes, padding not counted, attention and head included.
 
-    By class of operand, see `charge`. What is executed is charged: a first convolution that all steps share, once.
+    By class of operand, see `charge`; and a shift for each entry that is scaled by a power of two. What is
+    executed is charged: a first convolution that all steps share, once.
     """
-    return _total((charge(c, constants, integers=integers) for c in counts.operators), counts.images, constants)
+    shifts = Energy(shifts=sum(o.elements for o in counts.elementwise if o.operator == SHIFT), constants=constants)
+    parts = (charge(c, constants, integers=integers) for c in counts.operators)
+    return _total((shifts, *parts), counts.images, constants)
 
 
 def charge(c: OperatorCount, constants: Constants = FP32, *, integers: str = "add") -> Energy:
     """What one product executed: MACs, accumulates, shifts.
 
     A binary operand: one AC where all data operands are non-zero. A power-of-two code: the same, and a shift for each
-    output. A sum of spikes, value k: k ACs, or with integers="multiply" one MAC. Real values only: a MAC for every
-    product in bounds.
+    output. A sum of spikes, value k: k ACs, or with integers="multiply" one MAC. Real values only, and an image
+    that is not binary: a MAC for every product in bounds.
     """
     kinds, tally = [operand.kind for operand in c.operands], c.tally
     names = [kind.name for kind in kinds]
@@ -105,7 +108,9 @@ def charge(c: OperatorCount, constants: Constants = FP32, *, integers: str = "ad
         return Energy(acs=tally.active, constants=constants)
     if POWER_OF_TWO in names:
         return Energy(acs=tally.active, shifts=tally.outputs, constants=constants)
-    if INTEGER in names:
+    if INTEGER in names and not (
+        c.stem and len(names) == 1
+    ):  # grey levels are whole numbers, too, but nobody adds them up one by one
         if integers == "multiply":
             return Energy(macs=tally.active, constants=constants)
         sums = [w / kind.unit for w, kind in zip(tally.weighted, kinds, strict=False) if kind.name == INTEGER]

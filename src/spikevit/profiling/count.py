@@ -7,10 +7,10 @@ is kept but counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from math import prod
+from math import frexp, prod
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from spikevit.profiling.origins import Origin, Origins
 from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SHIFT = "shift"  # what an entry costs that is scaled by a power of two
 KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the spread
 
 
@@ -252,7 +253,13 @@ class _Counter(TorchDispatchMode):
             remark = "folds" if origin.operator in ("conv", "linear") else "cannot fold"
         elif name in ("mean", "sum") and module and self._over_time(inputs[0], args):
             remark = "over time"
-        record = self.others.setdefault((module, name, remark), OtherCount(module, name, work, origin, remark=remark))
+        elif name in ("mul", "div") and len(data := [o for x in inputs if (o := self.origins[x])]) > 1:
+            spikes = name == "mul" and all(o.operator in ("neuron", "staircase") for o in data)
+            remark = "of spikes" if spikes else "of activations"
+        operator = SHIFT if name in ("mul", "div") and _is_power_of_two(args[1:2], self._is_data) else name
+        record = self.others.setdefault(
+            (module, operator, remark), OtherCount(module, operator, work, origin, remark=remark)
+        )
         record.calls += 1
         record.elements += next((tensor.numel() for tensor in _tensors((out,))), 0)  # not indices or statistics
         if name.endswith(" pool") and not inputs[0].is_meta:
@@ -307,6 +314,17 @@ def _named(operator: str, module: str) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise ValueError(f"{operator} of {module or 'the model'}: {error}") from None
+
+
+def _is_power_of_two(factors: tuple, is_data: Callable[[Tensor], bool]) -> bool:
+    """Whether the one factor is a constant ±2^k."""
+    for factor in factors:
+        if isinstance(factor, Tensor):
+            if factor.dim() or factor.is_meta or is_data(factor):
+                return False
+            factor = factor.item()
+        return isinstance(factor, (int, float)) and abs(frexp(factor)[0]) == 0.5
+    return False
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ from spikevit.profiling.conventions import (
     dense,
     matched_bits,
 )
-from spikevit.profiling.count import Counts, count, count_shapes
+from spikevit.profiling.count import SHIFT, Counts, count, count_shapes
 from spikevit.profiling.metrics import metrics
 
 NOTE = "model, not measurement"
@@ -59,7 +59,7 @@ class Report:
     metrics: dict[str, float]
 
     def layers(self) -> list[dict[str, Any]]:
-        """One row for each product, per image."""
+        """One row for each product, then for scalings by powers of two, per image."""
         images, rows = self.counts.images, []
         for c in self.counts.operators:
             exact, paper = charge(c, self.constants).per(images), _paper(c, self.constants).per(images)
@@ -86,6 +86,13 @@ class Report:
                     "paper_mj": paper.mj,
                 }
             )
+        for other in self.counts.elementwise:
+            if other.operator == SHIFT:
+                shifts = other.elements / images
+                row = dict.fromkeys(("dense", "in_bounds", "macs", "acs"), 0.0)
+                energy = Energy(shifts=shifts, constants=self.constants).mj
+                row |= {"shifts": shifts, "exact_mj": energy, "paper_mj": 0.0}
+                rows.append({"module": other.module, "operator": SHIFT, "operands": [], **row})
         return rows
 
     def to_dict(self) -> dict[str, Any]:

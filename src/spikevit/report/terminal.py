@@ -12,24 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from spikevit.conversion.certificate import Certificate
+from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
 from spikevit.profiling.check import Check
 from spikevit.profiling.profile import NOTE, Report
 
 
-def summary(results: Mapping[str, Any], model: SpikingModel, rates: Mapping[str, float], report: Report) -> Group:
-    """Accuracy, firing rate of every layer of neurons, operations and energy per image."""
+def summary(
+    accuracies: Mapping[str, float], images: int, model: SpikingModel, rates: Mapping[str, float], report: Report
+) -> Group:
+    """Accuracies, firing rate of every layer of neurons, operations and energy per image."""
     e = report.costs["exact"].energy
-    facts = Table("", "", show_header=False, title=f"{model.name}", title_justify="left")
+    facts = _table(f"{model.name}")
+    facts.show_header = False
+    for name, accuracy in accuracies.items():
+        facts.add_row(f"test accuracy, {name}", f"{accuracy:.2%} ({round(accuracy * images)} of {images})")
     for name, value in (
-        ("test accuracy", f"{results['accuracy']:.2%} ({results['right']} of {results['total']})"),
         ("time steps", f"{model.config.time_steps}"),
-        ("parameters", f"{results['parameters']:,}"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("firing rate", f"{sum(rates.values()) / len(rates):.1%} per neuron and step, mean over layers"),
-        ("operations", f"{e.acs / 1e6:.2f} M additions + {e.macs / 1e6:.2f} M multiply-accumulates an image"),
+        ("operations", f"{e.acs / 1e6:.2f} M additions, {e.macs / 1e6:.2f} M multiply-accumulates an image"),
     ):
         facts.add_row(name, value)
-    layers = Table("layer of neurons", "firing rate", title="Firing rates", title_justify="left")
+    layers = _table("Firing rates")
+    layers.add_column("layer of neurons")
+    layers.add_column("rate", justify="right")
     layers.add_column("")
     for name, rate in rates.items():
         layers.add_row(name, f"{rate:.1%}", "█" * round(rate * 40))
@@ -70,7 +77,8 @@ def costs(report: Report) -> Group:
         layers.add_column(column, justify="left" if column in ("module", "operand") else "right")
     layers.columns[0].no_wrap = True
     for row in report.layers():
-        operands = row["operands"]
+        if not (operands := row["operands"]):
+            continue
         executed = [f"{row[key] / 1e6:.3f} {word}" for key, word in (("macs", "MAC"), ("acs", "AC ")) if row[key]]
         layers.add_row(
             row["module"],
@@ -129,10 +137,11 @@ def certificate(c: Certificate) -> Group:
             layer.name, "{}, {}".format(*layer.code), f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}"
         )
     compared = sum(layer.compared for layer in c.layers)
+    dead = sum(layer.flagged for layer in c.layers)
     verdict = (
         f"Lossless: 0 of {compared:,} codes differ."
         if c.lossless
-        else f"{c.differing:,} of {compared:,} codes differ, {sum(layer.flagged for layer in c.layers)} layers are dead."
+        else f"{c.differing:,} of {compared:,} codes differ; {dead} layers are dead."
     )
     same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."
     return Group(table, Text(verdict + same, style="bold green" if c.lossless else "bold red"))
@@ -140,3 +149,39 @@ def certificate(c: Certificate) -> Group:
 
 def _table(title: str) -> Table:
     return Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", pad_edge=False)
+
+
+def plan(p: Plan) -> Group:
+    """Before and after of every layer, and of the network."""
+    table = _table(f"Plan from {p.images} images; L levels, n steps in each of G groups, T = n·G")
+    for column in ("layer", "neurons", "L", "n, G", "T", "θ", "spikes a neuron", "counted", "error"):
+        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=column == "layer")
+
+    def change(before: Any, after: Any) -> str:
+        return f"{before}" if before == after else f"{before} → {after}"
+
+    for layer in p.layers:
+        old, new = layer.before, layer.after
+        table.add_row(
+            layer.name,
+            f"{layer.neurons:,}",
+            change(old.code.levels, new.code.levels),
+            change(f"{old.code.steps}, {old.code.groups}", f"{new.code.steps}, {new.code.groups}"),
+            change(old.code.time_steps, new.code.time_steps),
+            "" if new.threshold == 1 else f"× {new.threshold:.2f}",
+            change(f"{old.spikes:.2f}", f"{new.spikes:.2f}"),
+            "" if layer.counted is None else f"{layer.counted:.2f}",
+            change(f"{old.error:.3f}", f"{new.error:.3f}"),
+        )
+    counted = "" if p.counted is None else f" (counted: {p.counted:,.0f})"
+    least = f"Spikes an image {change(f'{p.before.spikes:,.0f}', f'{p.after.spikes:,.0f}')}{counted}"
+    error = change(f"{p.before.error:.3f}", f"{p.after.error:.3f}")
+    return Group(
+        table,
+        Text(f"{least}; T at most {change(p.before.steps, p.after.steps)}; error {error}.", style="bold"),
+        Text(
+            "Error: relative RMS of what the neurons decode to against their unrounded input, up to the threshold; of "
+            f"the network, RMS over layers. {len(p.front)} plans are on the front of spikes, T and error.",
+            style="dim",
+        ),
+    )

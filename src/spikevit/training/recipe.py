@@ -21,10 +21,12 @@ class ModelRecipe:
     """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
 
     start: a checkpoint of the same model to go on from; with config.grid_bits it is quantised first (exact mode).
+    backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
     name: str = "spikformer_tiny"
     start: str | None = None
+    backend: str | None = None
     time_steps: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 

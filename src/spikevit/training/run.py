@@ -18,6 +18,7 @@ from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, load_data
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.checkpoint import load_model, load_weights, read_about, write_atomically
+from spikevit.neurons import set_backend
 from spikevit.training.backend import pl
 from spikevit.training.callbacks import Progress, RunFiles
 from spikevit.training.evaluate import evaluate
@@ -42,21 +43,21 @@ def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
     if clash:
         raise ValueError(f"model.config sets {sorted(clash)}, which the data set decides: change `data` instead")
     torch.manual_seed(recipe.trainer.seed)
-    if m.start is None:
-        return create_model(m.name, time_steps=m.time_steps, **fits, **m.config), data
-    return start_from(m, fits), data
+    model = start_from(m, fits) if m.start else create_model(m.name, time_steps=m.time_steps, **fits, **m.config)
+    if m.backend:
+        set_backend(model, m.backend)
+    return model, data
 
 
 def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
     """The model of a recipe with the weights of its `start`; in exact mode made from one that is not yet."""
-    bits = m.config.get("grid_bits")
     assert m.start is not None
-    exact = bits is not None and read_about(m.start)["config"].get("grid_bits") is None
+    exact = m.config.get("grid_bits") is not None and read_about(m.start)["config"].get("grid_bits") is None
     config = {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
     model = load_weights(create_model(m.name, time_steps=m.time_steps, **fits, **config), m.start)
     if not exact:
         return model
-    quantised = quantise(model, bits).train()
+    quantised = quantise(model, m.config["grid_bits"]).train()
     quantised.name = m.name
     return quantised
 

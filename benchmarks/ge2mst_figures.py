@@ -1,0 +1,259 @@
+"""The figures of docs/explanation/ge2mst.md, and the table beside the last one.
+
+    python benchmarks/ge2mst_figures.py                 # minutes: trains ge2mst_tiny on digits for T = 1, 2, 4, 8
+    python benchmarks/ge2mst_figures.py --only codes windows     # seconds
+
+Writes docs/images/expg-codes.svg, groupwise-windows.svg and code-energy.svg. Energies are of the first 72 test images,
+of networks trained by the recipe ge2mst_digits and converted into spikes; accuracies are of all 360, of the spikes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+import spikevit
+from spikevit.neurons import ExpG
+from spikevit.neurons.staircase import spike_count, spike_pattern
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+CODES = ((4, 1), (2, 5), (1, 15))  # all of 15 levels
+STEPS = (1, 2, 4, 8)
+BLUE, RED, INK, GREY = "#2a5caa", "#d1495b", "#222222", "#777777"
+
+
+def new_figure(width: float, height: float):
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def save(figure, name: str) -> None:
+    figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
+    print(f"wrote docs/images/{name}.svg")
+
+
+def draw_codes() -> None:
+    """The spikes of every code 0 … 15, for three ways to group time; how many they are."""
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(10, 4.4)
+    widths = [steps * groups + 0.35 * (groups - 1) + 2.6 for steps, groups in CODES]
+    panels = figure.subplots(1, len(CODES), sharey=True, width_ratios=widths)
+    shades = {8: "#12305f", 4: "#2a5caa", 2: "#6b9bd8", 1: "#a9c8ee"}
+    for axis, (steps, groups) in zip(panels, CODES, strict=True):
+        code = ExpG(steps, groups)
+        k = torch.arange(code.levels + 1)
+        spikes, counts = spike_pattern(k, code), spike_count(k, code)
+        ticks = []
+        for t in range(code.time_steps):
+            left = t + 0.35 * (t // steps)
+            weight = 2 ** (steps - 1 - t % steps)
+            ticks.append((left + 0.5, weight))
+            for row in k.tolist():
+                face = shades[weight] if spikes[t, row] else "#f2f2f2"
+                axis.add_patch(Rectangle((left + 0.06, row - 0.42), 0.88, 0.84, facecolor=face, linewidth=0))
+        right = code.time_steps + 0.35 * (groups - 1) + 0.5
+        for row, count in enumerate(counts.tolist()):
+            axis.text(right + 0.75, row, count, ha="center", va="center", fontsize=9, color=RED)
+        axis.text(right + 0.75, -1.1, "spikes", ha="center", va="center", fontsize=9, color=RED)
+        axis.text(
+            right + 0.75, 16.2, f"ø {counts.double().mean():.2f}", ha="center", va="center", fontsize=9, color=RED
+        )
+        axis.set_xlim(-0.3, right + 1.8)
+        axis.set_ylim(16.7, -1.6)
+        for x, weight in ticks:
+            axis.text(x, 16.2, weight, ha="center", va="center", fontsize=9, color=INK)
+        axis.set_xticks([])
+        axis.set_yticks(range(16), range(16), fontsize=9)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(f"n = {steps}, G = {groups}\nT = {code.time_steps} steps", fontsize=11, loc="left")
+    panels[0].set_ylabel("code k", fontsize=10)
+    figure.supxlabel("what a spike of each step stands for, in quanta Δ", fontsize=10)
+    save(figure, "expg-codes")
+
+
+def draw_windows() -> None:
+    """Which tokens one token sees: windows of 4 × 4 on a grid of 10 × 10, padded, and the whole grid."""
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(9, 4.4)
+    grid, token = 10, (5, 6)
+    titles = ("heads of scale 1: windows of 4 × 4", "heads of scale 2: the whole grid")
+    for axis, side, title in zip(figure.subplots(1, 2), (4, 10), titles, strict=True):
+        padded = -(-grid // side) * side
+        for row in range(padded):
+            for column in range(padded):
+                inside = row < grid and column < grid
+                same = row // side == token[0] // side and column // side == token[1] // side
+                face = ("#a9c8ee" if same else "#eeeeee") if inside else "white"
+                axis.add_patch(
+                    Rectangle(
+                        (column + 0.06, row + 0.06),
+                        0.88,
+                        0.88,
+                        facecolor=face,
+                        edgecolor="none" if inside else "#bbbbbb",
+                        linestyle=":",
+                        linewidth=1,
+                    )
+                )
+                if not inside:
+                    axis.text(column + 0.5, row + 0.53, "0", ha="center", va="center", fontsize=8, color="#999999")
+        for start in range(0, padded, side):
+            for other in range(0, padded, side):
+                axis.add_patch(Rectangle((start, other), side, side, fill=False, edgecolor=BLUE, linewidth=1.8))
+        axis.add_patch(Rectangle((token[1] + 0.06, token[0] + 0.06), 0.88, 0.88, facecolor=RED, linewidth=0))
+        axis.set_xlim(-0.15, 12.15)
+        axis.set_ylim(12.15, -0.15)
+        axis.set_aspect("equal")
+        axis.axis("off")
+        axis.set_title(title, fontsize=11, loc="left")
+    for x, face, edge, what in (
+        (0, RED, "none", "a token"),
+        (3.0, "#a9c8ee", "none", "what it sees"),
+        (7.0, "white", "#bbbbbb", "padding, code 0"),
+    ):
+        patch = Rectangle((x + 0.06, 11.06), 0.7, 0.7, facecolor=face, edgecolor=edge, linestyle=":", linewidth=1)
+        axis.add_patch(patch)
+        axis.text(x + 0.95, 11.43, what, va="center", fontsize=9.5, color=INK)
+    save(figure, "groupwise-windows")
+
+
+def trained(T: int, epochs: int, folder: Path):
+    """The checkpoint's model after a short training."""
+    from spikevit.training.recipe import load_recipe
+    from spikevit.training.run import train
+
+    changes = [f"model.time_steps={T}", f"schedule.epochs={epochs}", "trainer.accelerator=cpu"]
+    train(folder / str(T), load_recipe("ge2mst_digits", changes), progress=False)
+    return spikevit.load_model(folder / str(T) / "best.safetensors")
+
+
+def measured(model, code: ExpG, x: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Energy of an image by two conventions, µJ; spikes a neuron; accuracy; codes that differ, all of the spikes."""
+    from spikevit.conversion.convert import convert
+    from spikevit.profiling.conventions import exact, paper
+
+    spiking, certificate = convert(model, x, codes={"*": (code.steps, code.groups)})
+    counts = spikevit.count(spiking, x[:72].split(24))
+    with torch.no_grad():
+        right = sum(int((spiking(b).argmax(-1) == y).sum()) for b, y in zip(x.split(60), labels.split(60), strict=True))
+    neurons = sum(layer.compared for layer in certificate.layers)
+    return {
+        "spikes": sum(layer.spikes * layer.compared for layer in certificate.layers) / neurons,
+        "exact": exact(counts).mj * 1e3,
+        "paper": paper(counts, stem="once").mj * 1e3,
+        "accuracy": right / len(labels),
+        "differing": certificate.differing / neurons,
+    }
+
+
+def energies(epochs: int) -> dict[tuple[int, int], dict[str, float]]:
+    """By (n, G): networks trained for T = 1, 2, 4, 8, and the one of T = 4 in other groups of the same levels."""
+    from spikevit.data import load_data, normalise
+
+    data = load_data("digits", image_size=16)
+    test = data.split("test")
+    x, labels = normalise(test.images, data.info), test.labels
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for T in STEPS:
+            model, own = trained(T, epochs, Path(folder)), ExpG.of(T)
+            for steps, groups in CODES if own.levels == 15 else [(own.steps, own.groups)]:
+                rows[steps, groups] = measured(model, ExpG(steps, groups), x, labels)
+    return rows
+
+
+def table(rows: dict[tuple[int, int], dict[str, float]]) -> None:
+    print(
+        "\n| n | G | T | L | spikes a neuron | `exact`, µJ | `paper, stem once`, µJ | accuracy, % | codes differing |"
+    )
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for (steps, groups), r in sorted(rows.items(), key=lambda row: (ExpG(*row[0]).levels, row[0][1])):
+        code = ExpG(steps, groups)
+        print(
+            f"| {steps} | {groups} | {code.time_steps} | {code.levels} | {r['spikes']:.2f} | {r['exact']:.2f} ", end=""
+        )
+        print(f"| {r['paper']:.2f} | {r['accuracy']:.1%} | {r['differing']:.4%} |".replace("%", " %"))
+
+
+def draw_energy(rows: dict[tuple[int, int], dict[str, float]]) -> None:
+    """Energy over T: at 15 levels in three groupings, and of networks trained for more levels."""
+    figure = new_figure(9.5, 3.8)
+    left, right = figure.subplots(1, 2, sharey=True)
+    own = {(code.steps, code.groups): code for code in map(ExpG.of, STEPS)}
+    for axis, keys, title in (
+        (left, CODES, "15 levels, grouped in three ways: one network"),
+        (right, own, "more time steps: four networks"),
+    ):
+        chosen = {key: rows[key] for key in keys}
+        for what, colour, marker, name in (
+            ("exact", BLUE, "o", "exact"),
+            ("paper", GREY, "s", "paper, stem once"),
+        ):
+            axis.plot(
+                range(len(chosen)),
+                [r[what] for r in chosen.values()],
+                color=colour,
+                marker=marker,
+                linewidth=1.8,
+                label=name,
+            )
+        for i, r in enumerate(chosen.values()):
+            axis.annotate(
+                f"{r['accuracy']:.1%}".replace("%", " %"),
+                (i, r["exact"]),
+                xytext=(0, -15),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                color=BLUE,
+            )
+        names = [f"T = {ExpG(*key).time_steps}\nn = {key[0]}, G = {key[1]}" for key in chosen]
+        axis.set_xticks(range(len(chosen)), names, fontsize=9.5)
+        axis.set_xlim(-0.4, len(chosen) - 0.6)
+        axis.set_title(title, fontsize=11, loc="left")
+        axis.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    left.set_ylim(0)
+    left.set_ylabel("energy of an image, µJ")
+    left.legend(frameon=False, loc="upper left")
+    save(figure, "code-energy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("codes", "windows", "energy"), default=None)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = "spikevit"  # the same file each time
+    only = args.only or ("codes", "windows", "energy")
+    if "codes" in only:
+        draw_codes()
+    if "windows" in only:
+        draw_windows()
+    if "energy" in only:
+        rows = energies(args.epochs)
+        draw_energy(rows)
+        print(f"\n{datetime.date.today()}, {platform.machine()}, torch {torch.__version__},", end=" ")
+        print(f"spikevit {spikevit.__version__}; {args.epochs} epochs each")
+        table(rows)
+
+
+if __name__ == "__main__":
+    main()
