@@ -92,7 +92,7 @@ def counted(side: str) -> dict[str, float]:
     def pack(x: torch.Tensor) -> torch.Tensor:
         storage = x.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage  # and so no address is used twice
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -100,7 +100,7 @@ def counted(side: str) -> dict[str, float]:
     return {
         "operators": operators.calls,
         "gflops": flops.get_total_flops() / 1e9,
-        "kept": sum(kept.values()) / 2**20,
+        "kept": sum(storage.nbytes() for storage in kept.values()) / 2**20,
     }
 
 

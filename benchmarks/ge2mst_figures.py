@@ -24,7 +24,7 @@ from spikevit.neurons.staircase import spike_count, spike_pattern
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CODES = ((4, 1), (2, 5), (1, 15))  # all of 15 levels
 STEPS = (1, 2, 4, 8)
-BLUE, RED, INK, GREY = "#2a5caa", "#d1495b", "#222222", "#777777"
+BLUE, RED, INK = "#2a5caa", "#d1495b", "#222222"
 
 
 def new_figure(width: float, height: float):
@@ -140,19 +140,18 @@ def trained(T: int, epochs: int, folder: Path):
 
 
 def measured(model, code: ExpG, x: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Energy of an image by two conventions, µJ; spikes a neuron; accuracy; codes that differ, all of the spikes."""
-    from spikevit.conversion.convert import convert
-    from spikevit.profiling.conventions import exact, paper
-
-    spiking, certificate = convert(model, x, codes={"*": (code.steps, code.groups)})
-    counts = spikevit.count(spiking, x[:72].split(24))
+    """Of the spiking network: energies of an image, µJ; spikes a neuron; accuracy; share of codes that differ."""
+    spiking, certificate = spikevit.convert(model, x, codes={"*": (code.steps, code.groups)})
+    report = spikevit.profile(spiking, x[:72].split(24))
+    matched = next(energy for name, energy in report.baselines.items() if "-bit" in name)
     with torch.no_grad():
         right = sum(int((spiking(b).argmax(-1) == y).sum()) for b, y in zip(x.split(60), labels.split(60), strict=True))
     neurons = sum(layer.compared for layer in certificate.layers)
     return {
         "spikes": sum(layer.spikes * layer.compared for layer in certificate.layers) / neurons,
-        "exact": exact(counts).mj * 1e3,
-        "paper": paper(counts, stem="once").mj * 1e3,
+        "exact": report.costs["exact"].energy.mj * 1e3,
+        "paper": report.costs["paper, stem once"].energy.mj * 1e3,
+        "matched": matched.mj * 1e3,
         "accuracy": right / len(labels),
         "differing": certificate.differing / neurons,
     }
@@ -176,59 +175,45 @@ def energies(epochs: int) -> dict[tuple[int, int], dict[str, float]]:
 
 def table(rows: dict[tuple[int, int], dict[str, float]]) -> None:
     print(
-        "\n| n | G | T | L | spikes a neuron | `exact`, µJ | `paper, stem once`, µJ | accuracy, % | codes differing |"
+        "\n| n | G | T | L | spikes a neuron | `exact`, µJ | `paper`, µJ | ANN of as many bits, µJ | accuracy | ",
+        end="",
     )
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("codes differing |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for (steps, groups), r in sorted(rows.items(), key=lambda row: (ExpG(*row[0]).levels, row[0][1])):
         code = ExpG(steps, groups)
         print(
-            f"| {steps} | {groups} | {code.time_steps} | {code.levels} | {r['spikes']:.2f} | {r['exact']:.2f} ", end=""
+            f"| {steps} | {groups} | {code.time_steps} | {code.levels} | {r['spikes']:.2f} | {r['exact']:.2f}", end=""
         )
-        print(f"| {r['paper']:.2f} | {r['accuracy']:.1%} | {r['differing']:.4%} |".replace("%", " %"))
+        print(f" | {r['paper']:.2f} | {r['matched']:.2f} |", end="")
+        print(f" {r['accuracy']:.1%} | {r['differing']:.2g} |".replace("%", " %"))
 
 
 def draw_energy(rows: dict[tuple[int, int], dict[str, float]]) -> None:
     """Energy over T: at 15 levels in three groupings, and of networks trained for more levels."""
-    figure = new_figure(9.5, 3.8)
-    left, right = figure.subplots(1, 2, sharey=True)
-    own = {(code.steps, code.groups): code for code in map(ExpG.of, STEPS)}
-    for axis, keys, title in (
-        (left, CODES, "15 levels, grouped in three ways: one network"),
-        (right, own, "more time steps: four networks"),
-    ):
-        chosen = {key: rows[key] for key in keys}
-        for what, colour, marker, name in (
-            ("exact", BLUE, "o", "exact"),
-            ("paper", GREY, "s", "paper, stem once"),
-        ):
-            axis.plot(
-                range(len(chosen)),
-                [r[what] for r in chosen.values()],
-                color=colour,
-                marker=marker,
-                linewidth=1.8,
-                label=name,
-            )
-        for i, r in enumerate(chosen.values()):
-            axis.annotate(
-                f"{r['accuracy']:.1%}".replace("%", " %"),
-                (i, r["exact"]),
-                xytext=(0, -15),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-                color=BLUE,
-            )
-        names = [f"T = {ExpG(*key).time_steps}\nn = {key[0]}, G = {key[1]}" for key in chosen]
-        axis.set_xticks(range(len(chosen)), names, fontsize=9.5)
-        axis.set_xlim(-0.4, len(chosen) - 0.6)
+    figure = new_figure(9.5, 3.9)
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=[3, 4])
+    own = [(code.steps, code.groups) for code in map(ExpG.of, STEPS)]
+    titles = ("15 levels in three ways: one network", "more levels: four networks")
+    for axis, keys, title in zip(panels, (CODES, own), titles, strict=True):
+        for i, key in enumerate(keys):
+            r = rows[key]
+            axis.bar(i - 0.17, r["exact"], 0.32, color=BLUE, label="exact" if i == 0 else None)
+            axis.bar(i + 0.17, r["paper"], 0.32, color="#a9c8ee", label="paper" if i == 0 else None)
+            ann = "ANN with activations of as many bits" if i == 0 else None
+            axis.plot([i - 0.4, i + 0.4], [r["matched"]] * 2, color=RED, linewidth=1.8, label=ann)
+            top = max(r[what] for what in ("exact", "paper", "matched"))
+            axis.text(i, top + 0.35, f"{r['accuracy']:.1%}".replace("%", " %"), ha="center", fontsize=9.5, color=INK)
+        names = [f"T = {ExpG(*key).time_steps}\nn = {key[0]}, G = {key[1]}" for key in keys]
+        axis.set_xticks(range(len(keys)), names, fontsize=9.5)
+        axis.set_xlim(-0.6, len(keys) - 0.4)
         axis.set_title(title, fontsize=11, loc="left")
         axis.grid(axis="y", color="#dddddd", linewidth=0.8)
         axis.set_axisbelow(True)
+        axis.tick_params(length=0)
         axis.spines[["top", "right"]].set_visible(False)
-    left.set_ylim(0)
-    left.set_ylabel("energy of an image, µJ")
-    left.legend(frameon=False, loc="upper left")
+    panels[0].set_ylim(0, 1.12 * max(r["paper"] for r in rows.values()))
+    panels[0].set_ylabel("energy of an image, µJ")
+    panels[0].legend(frameon=False, loc="upper left", fontsize=9.5)
     save(figure, "code-energy")
 
 

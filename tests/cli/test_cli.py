@@ -243,7 +243,7 @@ def test_runs_of_one_process_keep_apart(cli, tmp_path):
 
 
 def test_demo(cli, tmp_path):
-    small = ["model.config.widths=[8,16,16]", "model.config.depths=[1,1,1]", "model.backend=fused"]
+    small = ["model.config.widths=[8,16,32]", "model.config.depths=[1,1,1]", "model.backend=fused"]
     status, out, _ = cli("demo", "schedule.epochs=1", "schedule.warmup_epochs=0", *small, "--out", "seen")
     assert status == 0
     files = {path.name for path in (tmp_path / "seen").iterdir()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikevit import create_model, list_models
+from spikevit import convert, create_model, list_models
 from spikevit.cli import models as verb
 from spikevit.profiling.calibrate import calibrate
 from spikevit.profiling.check import check, load_rule
@@ -75,14 +75,17 @@ FAMILIES = {
 
 
 def test_the_readme_names_every_family_of_the_check():
-    assert set(FAMILIES) == {"spikformer", "spikingformer", "sdt", "qkformer", "msvit", "stmixer"}
+    assert set(FAMILIES) == {"spikformer", "spikingformer", "sdt", "qkformer", "msvit", "stmixer", "ge2mst"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_verdicts_of_the_readme(family):
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
-    counts = count(calibrate(create_model(f"{family}_tiny"), images), images)
+    model = calibrate(create_model(f"{family}_tiny"), images)
+    if family == "ge2mst":
+        model, _ = convert(model, images)
+    counts = count(model, images)
     for rule, said in zip(("accumulate-only", "asynchronous"), FAMILIES[family], strict=True):
         verdict = check(counts, load_rule(rule))
         assert said.strip().startswith("yes" if verdict.passed else "no")

@@ -17,7 +17,7 @@ from spikevit.training.evaluate import evaluate
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build
 
-SMALL = ["model.config.widths=[8,16,32]", "model.config.depths=[1,1,1]"]
+SMALL = ["model.config.widths=[8,16,32]", "model.config.depths=[1,1,1]", "data.val_fraction=0.8"]
 LIMITS = ["--max-steps", 4, "--max-shift", 3, "--max-error", 0.15]
 
 
@@ -86,7 +86,7 @@ def test_plan(cli, checkpoint):
 
 def test_json_and_that_training_images_are_looked_at(cli, checkpoint):
     """All of them here, so that their order does not matter."""
-    data = load_data("digits", val_fraction=0.1)
+    data = load_data("digits", val_fraction=0.8)
     x = normalise(data.train.images, data.info)
     status, out, err = cli("plan", checkpoint, *LIMITS, "--images", 5000, "--json")
     assert (status, err) == (0, "")

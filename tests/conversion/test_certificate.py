@@ -57,8 +57,9 @@ def test_it_is_printed(made, capsys):
 def test_verify(made):
     reference, spiking, certificate, x = made
     assert verify(certificate, reference, spiking, x.split(48)).layers == certificate.layers
-    again = verify(with_files(certificate, data="here"), reference, spiking, iter(x.split(7)))  # in other batches
-    assert again.data == certificate.data and again.lossless and again.files == {"data": "here"}
+    files = {"data": "here", "reference": "a.safetensors", "spiking": "b.safetensors"}
+    again = verify(with_files(certificate, **files), reference, spiking, iter(x.split(7)))  # in other batches
+    assert again.data == certificate.data and again.lossless and again.files == files
 
 
 def test_verify_in_another_process(made, tmp_path):

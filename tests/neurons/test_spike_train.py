@@ -126,7 +126,7 @@ def test_every_operation_that_goes_step_by_step_is_tested():
 
 
 @codes
-@pytest.mark.parametrize("name", STEPWISE_CALLS)
+@pytest.mark.parametrize("name", sorted(STEPWISE_CALLS))
 def test_stepwise(name, code):
     x = train(4, 6, 8, code=code)
     for f in STEPWISE_CALLS[name]:
@@ -136,7 +136,7 @@ def test_stepwise(name, code):
         same(out, f(value(x)))
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", sorted(MOVES))
 def test_moves_keep_spikes(name):
     x = train(4, 6, 8)
     for f in STEPWISE_CALLS[name]:
@@ -248,7 +248,7 @@ def test_per_channel_convolutions(code, kind, shape, options):
     same(layer(x), layer(value(x)))
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", sorted(MOVES))
 def test_per_channel_moves(name):
     x = train(4, 6, 8, quantum=torch.linspace(0.1, 0.8, 8).double())
     for f in STEPWISE_CALLS[name]:

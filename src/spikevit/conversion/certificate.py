@@ -106,7 +106,7 @@ def load_certificate(path: str | Path) -> Certificate:
 
 
 @torch.no_grad()
-def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor], **files: Any) -> Certificate:
+def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
     """Runs both networks over the images and compares every code of every layer, and the logits."""
     from spikevit.conversion.convert import accumulators
 
@@ -147,7 +147,6 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor],
         exact=any(isinstance(m, OnGrid) for m in reference.modules()),
         versions={"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()},
         accumulators=found,
-        files=files,
     )
 
 
@@ -205,7 +204,7 @@ def verify(
     """
     if fingerprint(reference, spiking) != certificate.model:
         raise ValueError("the certificate is of another model: the SHA-256 of weights and codes differ")
-    again = certify(reference, spiking, batches, **certificate.files)
+    again = with_files(certify(reference, spiking, batches), **certificate.files)
     if again.data != certificate.data:
         raise ValueError("the data changed since the certificate was made: the SHA-256 of the images differ")
     said = {layer.name: layer for layer in certificate.layers}

@@ -375,7 +375,7 @@ def _sweep(candidates: list[list[Choice]], weights: list[int], max_steps: int) -
     for limit in range(1, max_steps + 1):
         hulls = [_hull([c for c in layer if c.code.time_steps <= limit] or layer) for layer in candidates]
         steps = [
-            ((a.error**2 - b.error**2) / max(1e-30, (b.spikes - a.spikes) * weight), i, b)
+            (_slope(a, b) / weight, i, b)
             for i, (hull, weight) in enumerate(zip(hulls, weights, strict=True))
             for a, b in pairwise(hull)
         ]
@@ -393,8 +393,6 @@ def _hull(choices: list[Choice]) -> list[Choice]:
     for c in sorted(choices, key=lambda c: (c.spikes, c.error, c.code.time_steps)):
         if hull and c.error >= hull[-1].error:
             continue
-        while hull and hull[-1].spikes == c.spikes:
-            hull.pop()
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], c):
             hull.pop()
         hull.append(c)

@@ -210,14 +210,21 @@ class _Staircase(torch.autograd.Function):
 
 def _forward(x: Tensor, quantum: Tensor, levels: int, mark: bool) -> tuple[Tensor, Tensor]:
     """a; and [0 ≤ x/Δ ≤ L] where `mark` asks for it, else an empty tensor."""
-    a = torch.div(x.to(quantum.dtype), quantum)
-    inside = a.eq(a.clamp(0, levels)) if mark else a.new_empty(0, dtype=torch.bool)
-    return a.clamp_(0, levels).add_(0.5).floor_().mul_(quantum).to(x.dtype), inside
+    u = x.to(quantum.dtype) / quantum
+    inside = u == u.clamp(0, levels) if mark else x.new_empty(0, dtype=torch.bool)
+    if torch.compiler.is_compiling():  # which fuses this by itself; torch 2.11 loses in-place updates here
+        return ((u.clamp(0, levels) + 0.5).floor() * quantum).to(x.dtype), inside
+    return u.clamp_(0, levels).add_(0.5).floor_().mul_(quantum).to(x.dtype), inside
 
 
 def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """grad·∂a/∂x, and L·Σ grad·∂a/∂θ over the elements that share a threshold."""
-    dtype, grad, x = grad.dtype, _traceable(grad.to(quantum.dtype)), _traceable(x.to(quantum.dtype))
+    dtype, grad, x = grad.dtype, grad.to(quantum.dtype), x.to(quantum.dtype)
+    if torch.compiler.is_compiling():
+        u = (x / quantum).clamp(0, levels)
+        inside = (u == x / quantum).to(u.dtype)
+        error = ((u + 0.5).floor() - u * inside) * grad
+        return (grad * inside).to(dtype), error.flatten(0, -2).sum(0) if quantum.dim() else error.sum()
     grad_x, total = torch.empty_like(grad), torch.zeros_like(quantum)
     for grad_b, x_b, grad_x_b in _blocks(grad, x, grad_x):
         inside = x_b / quantum
@@ -232,16 +239,10 @@ def _backward(grad: Tensor, x: Tensor, quantum: Tensor, levels: int) -> tuple[Te
     return grad_x.to(dtype), total
 
 
-def _traceable(x: Tensor) -> Tensor:
-    """torch.compile follows `out=` into contiguous tensors only."""
-    return x.contiguous() if torch.compiler.is_compiling() else x
-
-
 def _blocks(*tensors: Tensor):
     """The same rows of all tensors, as many at a time as a CPU's caches hold: half the time of whole tensors."""
     x = tensors[0]
-    cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not (cpu and x.numel() > BLOCK and x.dim() and all(t.is_contiguous() for t in tensors)):
+    if not (x.device.type == "cpu" and x.numel() > BLOCK and x.dim() and all(t.is_contiguous() for t in tensors)):
         return [tensors]
     width = x.shape[-1]
     return zip(*(t.view(-1, width).split(max(1, BLOCK // width)) for t in tensors), strict=True)

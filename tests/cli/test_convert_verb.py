@@ -104,7 +104,7 @@ def test_verify_in_another_process(cli, checkpoint):
     cli("convert", checkpoint(), "--images", 50, "--batch-size", 20)
     path = {"PYTHONPATH": str(Path(spikevit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "spikevit", "convert", "--verify", "exact-certificate.json"],
+        [sys.executable, "-m", "spikevit.cli.main", "convert", "--verify", "exact-certificate.json"],
         env=os.environ | path,
         capture_output=True,
         text=True,
@@ -141,21 +141,12 @@ def test_verify_finds_what_changed(cli, refused, checkpoint, made):
 
 def test_float_mode_and_exact(cli, checkpoint):
     """Without grids codes may differ: status 1, and they are counted; --exact puts weights on grids first."""
-    status, out, _ = cli("convert", checkpoint("float"))
+    status, *_ = cli("convert", checkpoint("float"))
     certificate = load_certificate("float-certificate.json")
     assert not certificate.exact and status == (0 if certificate.lossless else 1)
     assert certificate.agreement > 0.99
-    status, out, err = cli(
-        "convert",
-        "float.safetensors",
-        "--exact",
-        "--out",
-        "a/snn.safetensors",
-        "--certificate",
-        "b.json",
-        "--images",
-        64,
-    )
+    files = ("--out", "a/snn.safetensors", "--certificate", "b.json")
+    status, _, err = cli("convert", "float.safetensors", "--exact", *files, "--images", 64)
     assert status == 0, err
     assert load_certificate("b.json").exact and load_certificate("b.json").lossless
     assert load_model("a/snn.safetensors").config.grid_bits == 8
@@ -167,7 +158,7 @@ def test_code(cli, refused, checkpoint):
     path = checkpoint()
     assert cli("convert", path, "--code", "stages.*=1,15", "--code", "head_lif=2,5", "--images", 16)[0] == 0
     codes = {layer.name: layer.code for layer in load_certificate("exact-certificate.json").layers}
-    assert codes["head_lif"] == (2, 5) and codes["stages.0.0.mlp.fc1.lif"] == (1, 15) and codes["down.0.lif"] == (4, 1)
+    assert codes["head_lif"] == (2, 5) and codes["stages.0.0.mlp.fc1.lif"] == (1, 15) and codes["down.1.lif"] == (4, 1)
     assert cli("convert", "--verify", "exact-certificate.json")[0] == 0
     new = ("--out", "x.safetensors", "--certificate", "x.json", "--images", 4)
     assert "7 levels; it must make the 15" in refused("convert", path, "--code", "head_lif=3,1", *new)
