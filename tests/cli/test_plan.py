@@ -75,7 +75,7 @@ def test_plan(cli, checkpoint):
             assert f"4, 1 → {m.code.steps}, {m.code.groups}" in row and f"15 → {m.code.levels}" in row
             assert m.code.time_steps <= 4 and m.code.steps <= 3
     assert torch.equal(before.stem.conv.weight, after.stem.conv.weight)
-    data = load_data("digits")
+    data = load_data("digits", val_fraction=0.8)
     one, other = (evaluate(model, data.test, data.info).accuracy for model in (before, after))
     assert f"Accuracy on 360 test images: {one:.2%} before, {other:.2%} after, without fine-tuning." in out
     assert out.endswith("Planned model: p.safetensors\nFront: front.svg\n")
@@ -104,6 +104,9 @@ def test_some_images_are_the_same_every_time(cli, checkpoint):
     one, same, other = (json.loads(cli("plan", checkpoint, "--images", n, "--json")[1]) for n in (20, 20, 30))
     assert one == same and one["images"] == 20 and other["images"] == 30
     assert one["before"] != other["before"]
+    data = load_data("digits", val_fraction=0.8)
+    first = plan(load_model(checkpoint), normalise(data.train.images[:20], data.info)).to_dict()
+    assert one["before"]["spikes"] != first["before"]["spikes"], "of all of them, not the first: folders are sorted"
 
 
 def test_an_objective(cli, checkpoint):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import log2
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,4 +126,5 @@ class GroupwiseQK(Groupwise):
     def attend(self, scale: int, parts: Tensor, stream: Stream | None) -> Tensor:
         """mask ⊙ k."""
         q, k = parts.unbind(-4)
-        return self.attn_lif[scale](q.sum(-2, keepdim=True), stream) * k
+        masks: Any = self.attn_lif
+        return masks[scale](q.sum(-2, keepdim=True), stream) * k

@@ -61,9 +61,9 @@ def convert(
     _refuse(reference, counts)
     _sum_in_float64_(reference, counts)
     _check_accumulators(reference)
-    spiking = spiking_(deepcopy(reference), _codes_of(reference, codes or {}))
+    spiking: Any = spiking_(deepcopy(reference), _codes_of(reference, codes or {}))
     _try(spiking, batches[0][:2])
-    config = getattr(spiking, "config", None)
+    config: Any = getattr(spiking, "config", None)
     if hasattr(config, "spikes"):
         layers = ((name, m.code) for name, m in spiking.named_modules() if hasattr(m, "fire"))
         spiking.config = replace(config, spikes=tuple((name, c.steps, c.groups) for name, c in layers))
@@ -85,7 +85,7 @@ def _batches(data: Tensor | Iterable[Any], batch_size: int) -> list[Tensor]:
 
 def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int]]) -> dict[str, ExpG]:
     """The code of every layer of neurons by name, those of `codes` where a pattern fits."""
-    chosen = {}
+    chosen: dict[str, ExpG] = {}
     names = [name for name, m in model.named_modules() if isinstance(m, Staircase)]
     for pattern, (steps, groups) in codes.items():
         found = [name for name in names if fnmatchcase(name, pattern)]

@@ -466,7 +466,7 @@ def _batches(data: Tensor | Iterable[Any], batch_size: int) -> Iterator[Tensor]:
 
 def _staircases(model: nn.Module) -> dict[str, Staircase]:
     """Layers of staircase neurons by name, without masks."""
-    masks = {mask for m in model.modules() if isinstance(m, GroupwiseQK) for mask in m.attn_lif}
+    masks = {mask for m in model.modules() if isinstance(m, GroupwiseQK) for mask in m.attn_lif.children()}
     return {name: m for name, m in model.named_modules() if isinstance(m, Staircase) and m not in masks}
 
 

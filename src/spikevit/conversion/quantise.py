@@ -23,14 +23,14 @@ def quantise(model: nn.Module, bits: int = 8) -> Any:
     Raises:
         ValueError: no staircases, layers without a grid, batch norm that is not folded (torch.nn.utils.fusion does).
     """
-    copy = fold_batch_norm_(deepcopy(model).eval())
+    copy: Any = fold_batch_norm_(deepcopy(model).eval())
     staircases = [m for m in copy.modules() if isinstance(m, Staircase)]
     if not staircases:
         raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to quantise for")
     for neuron in staircases:
         neuron.power_of_two = True
     on_grid_(copy, bits, max(neuron.code.levels for neuron in staircases))
-    config = getattr(copy, "config", None)
+    config: Any = getattr(copy, "config", None)
     if hasattr(config, "grid_bits"):
         copy.config = replace(config, grid_bits=bits, power_of_two=True)
     return copy

@@ -34,8 +34,8 @@ def grid_of(weight: Tensor, bits: int) -> Tensor:
 class OnGrid(nn.Module):
     """What GridLinear and GridConv2d share. bits: of a weight. levels: L of the codes that come in, None: the image."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     bits: int
     levels: int | None
 
@@ -116,6 +116,6 @@ def on_grid_(model: nn.Module, bits: int, levels: int) -> nn.Module:
                 raise ValueError(f"{name or 'the model'} is a {kind.__name__}: grids exist for Linear and Conv2d")
             continue
         layer.__class__ = GRIDS[kind]
-        layer.bits, layer.levels = bits, levels_in  # type: ignore[assignment]
+        layer.bits, layer.levels = bits, levels_in
         levels_in = levels
     return model

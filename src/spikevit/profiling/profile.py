@@ -163,7 +163,7 @@ def profile(
 
 def report(counts: Counts, model: nn.Module, constants: Constants, name: str = "") -> Report:
     """The report on counts that were made before."""
-    twin = model.dense_twin() if hasattr(model, "dense_twin") else model
+    twin: Any = getattr(model, "dense_twin", lambda: model)()
     shapes = counts if twin is model else count_shapes(twin)
     baselines = {
         "ANN": dense(shapes, constants),
