@@ -84,8 +84,6 @@ def counted(side: str) -> dict[str, float]:
     step()
     with Operators() as operators:
         step()
-    with FlopCounterMode(display=False) as flops:
-        step()
     kept = {}
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
 
@@ -95,7 +93,7 @@ def counted(side: str) -> dict[str, float]:
             kept[storage.data_ptr()] = storage  # and so no address is used twice
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), FlopCounterMode(display=False) as flops:
         step()
     return {
         "operators": operators.calls,
@@ -111,13 +109,12 @@ def resident(what: str) -> int:
 
 
 def memory(side: str) -> float:
-    """MiB that three steps took at most, over what the process held before."""
+    """MiB that two steps took at most, over what the process held before."""
     _, step = task(side)
     if "numba" in side:  # whose compiler takes memory of its own
         Staircase(ExpG(4), backend="numba")(torch.ones(1, requires_grad=True)).backward()
     held = resident("VmRSS")
-    for _ in range(3):
-        step()
+    step(), step()
     return (resident("VmHWM") - held) / 1024
 
 
@@ -188,7 +185,7 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -199,7 +196,7 @@ def main() -> None:
     rows = {side: counted(side) | {"peak": child(side)} for side in SIDES}
     steps = {side: task(side)[1] for side in SIDES}
     for step in steps.values():
-        step(), step()
+        step()
     rounds = [{side: seconds(step) for side, step in steps.items()} for _ in range(args.repeats)]
     for side in SIDES:
         rows[side]["ms"] = min(r[side] for r in rounds) * 1e3

@@ -47,7 +47,7 @@ def test_rounding_is_straight_through():
 @pytest.fixture(scope="module")
 def exact():
     torch.manual_seed(3)
-    return quantise(calibrate(small(), torch.randn(16, 1, 16, 16)))
+    return quantise(calibrate(small(power_of_two=False), torch.randn(16, 1, 16, 16)))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -71,6 +71,7 @@ def test_weights_are_multiples_of_their_unit(bits):
 def test_thresholds_are_levels_of_a_power_of_two(exact):
     staircases = [m for m in exact.modules() if isinstance(m, Staircase)]
     assert staircases and all(m.power_of_two and powers_of_two(m.quantum) for m in staircases)
+    assert exact.config.power_of_two and exact.config.grid_bits == 8
 
 
 def test_batch_norm_is_folded_first():

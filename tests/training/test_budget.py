@@ -99,10 +99,10 @@ def test_of_the_last_forward_only():
     """Counts do not add up over steps, hooks go with the context, and outside of it nothing is counted."""
     net, x = Net(), torch.tensor([[0.5, 1.25]])
     budget = Budget(net, SpikesRecipe(target=0.5))
-    for _ in range(3):
+    for images in (torch.full((3, 2), 9.0), x):
         with budget:
-            net(x)
-        assert budget.penalty(9).item() == pytest.approx(WHOLE / 0.5 - 1)
+            net(images)
+    assert budget.penalty(9).item() == pytest.approx(WHOLE / 0.5 - 1)
     assert not net.first._forward_hooks
     net(10 * x)
     assert budget.penalty(9).item() == pytest.approx(WHOLE / 0.5 - 1)

@@ -56,7 +56,7 @@ class Groupwise(Mixer):
 
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """From spikes of all parts (T, B, H, W, parts · C) to the input of proj_out (T, B, H, W, C)."""
-        grid = parts.shape[2:4]
+        grid = (parts.shape[2], parts.shape[3])
         scales = parts.unflatten(-1, (self.parts, len(self.windows), -1)).unbind(-2)
         mixed = [self._scale(i, part, grid, stream) for i, part in enumerate(scales)]
         return self.after(torch.cat(mixed, -1), stream)
