@@ -197,8 +197,8 @@ def draw_energy(rows: dict[tuple[int, int], dict[str, float]]) -> None:
     for axis, keys, title in zip(panels, (CODES, own), titles, strict=True):
         for i, key in enumerate(keys):
             r = rows[key]
-            axis.bar(i - 0.17, r["exact"], 0.32, color=BLUE, label="exact" if i == 0 else None)
-            axis.bar(i + 0.17, r["paper"], 0.32, color="#a9c8ee", label="paper" if i == 0 else None)
+            axis.bar(i - 0.17, r["exact"], 0.32, color=BLUE, label="spikes, exact" if i == 0 else None)
+            axis.bar(i + 0.17, r["paper"], 0.32, color="#a9c8ee", label="spikes, paper" if i == 0 else None)
             ann = "ANN with activations of as many bits" if i == 0 else None
             axis.plot([i - 0.4, i + 0.4], [r["matched"]] * 2, color=RED, linewidth=1.8, label=ann)
             top = max(r[what] for what in ("exact", "paper", "matched"))
@@ -213,7 +213,7 @@ def draw_energy(rows: dict[tuple[int, int], dict[str, float]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylim(0, 1.12 * max(r["paper"] for r in rows.values()))
     panels[0].set_ylabel("energy of an image, µJ")
-    panels[0].legend(frameon=False, loc="upper left", fontsize=9.5)
+    panels[1].legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="upper left", fontsize=9.5)
     save(figure, "code-energy")
 
 

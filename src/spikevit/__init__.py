@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spikevit.conversion.convert import convert
+    from spikevit.conversion.planner import plan
     from spikevit.conversion.quantise import quantise
     from spikevit.models import create_model, list_models
     from spikevit.models.checkpoint import load_model, load_weights, save_model
@@ -34,6 +35,7 @@ _WHERE = {
     "load_original": "models.legacy",
     "load_weights": "models.checkpoint",
     "observe": "profiling.observe",
+    "plan": "conversion.planner",
     "profile": "profiling.profile",
     "quantise": "conversion.quantise",
     "record_spikes": "profiling.observe",
@@ -50,6 +52,7 @@ __all__ = [
     "load_original",
     "load_weights",
     "observe",
+    "plan",
     "profile",
     "quantise",
     "record_spikes",

@@ -249,7 +249,7 @@ def plan(
         model: any network with `Staircase` neurons, trained. It is not changed. Masks of Q-K attention, which fire
             once or not by intention, are no part of a plan.
         data: images (N, ...), or an iterable of batches of them (or of (images, labels)), normalised as in training.
-        max_steps: T = n·G of a layer, at most.
+        max_steps: T = n·G of a layer, at most. (L is 512 at most: so fine are the histograms.)
         max_shift: n of a layer, at most: by so many bits its receivers shift.
         max_error: of the network, at most; None: that of the codes it has now (with objective "error": any).
         objective: what should be least within the limits: "spikes", "error", or "steps" (then spikes).
@@ -270,8 +270,8 @@ def plan(
     if not neurons:
         raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to plan")
     histograms, images = measure(model, data, batch_size=batch_size)
-    codes = [ExpG(n, g) for n in range(1, max_shift + 1) for g in range(1, max_steps // n + 1)]
-    codes = [code for code in codes if code.levels <= FINEST]
+    shapes = ((n, g) for n in range(1, max_shift + 1) for g in range(1, max_steps // n + 1))
+    codes = [ExpG(n, g) for n, g in shapes if g * (2**n - 1) <= FINEST]
     before, candidates = [], []
     for name, found in histograms.items():
         neuron = neurons[name]

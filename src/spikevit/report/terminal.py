@@ -127,8 +127,9 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
 def certificate(c: Certificate) -> Group:
     """What was compared, layer by layer, and the verdict."""
     table = _table(f"Certificate on {c.images} images, {'exact' if c.exact else 'float'} mode")
-    for column in ("layer", "n, G", "compared", "differ", "codes in use", "spikes a neuron"):
-        table.add_column(column, justify="left" if column in ("layer", "n, G") else "right")
+    for column in ("layer", "n, G", "compared", "differ", "codes used", "spikes"):
+        left = column in ("layer", "n, G")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column == "layer")
     for layer in c.layers:
         levels = layer.code[1] * (2 ** layer.code[0] - 1)
         differ = f"{layer.differing} (by {layer.largest})" if layer.differing else "0"
@@ -143,8 +144,10 @@ def certificate(c: Certificate) -> Group:
         if c.lossless
         else f"{c.differing:,} of {compared:,} codes differ; {dead} layers are dead."
     )
+    note = "spikes: a neuron's, for one image, on average."
     same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."
-    return Group(table, Text(verdict + same, style="bold green" if c.lossless else "bold red"))
+    style = "bold green" if c.lossless else "bold red"
+    return Group(table, Text(note, style="dim"), Text(verdict + same, style=style))
 
 
 def _table(title: str) -> Table:

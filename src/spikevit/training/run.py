@@ -52,8 +52,10 @@ def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
 def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
     """The model of a recipe with the weights of its `start`; in exact mode made from one that is not yet."""
     assert m.start is not None
-    exact = m.config.get("grid_bits") is not None and read_about(m.start)["config"].get("grid_bits") is None
-    config = {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
+    saved = read_about(m.start)["config"]
+    exact = m.config.get("grid_bits") is not None and saved.get("grid_bits") is None
+    config = {key: saved[key] for key in ("code", "codes") if saved.get(key) is not None}  # as planned
+    config |= {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
     model = load_weights(create_model(m.name, time_steps=m.time_steps, **fits, **config), m.start)
     if not exact:
         return model
