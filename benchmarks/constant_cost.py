@@ -179,7 +179,7 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
         axis.grid(axis="y", color="#dddddd", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, loc="upper right")
+    figure.axes[0].legend(frameon=False, loc="center right")
     figure.savefig(path, metadata={"Date": None})
 
 

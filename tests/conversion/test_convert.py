@@ -97,7 +97,7 @@ def test_exact_mode_in_float64_and_in_other_batches(trained, converted):
 
 def test_float_mode_lists_every_difference(trained):
     spiking, certificate = convert(trained.model, trained.x)
-    assert certificate.agreement >= 0.999 and not certificate.exact
+    assert certificate.agreement >= 1 - 1 / 360 and not certificate.exact  # of 360 images at most one
     differing = {name: 0 for name in staircases(trained.model)}
     largest = dict(differing)
     for batch in trained.x.split(64):

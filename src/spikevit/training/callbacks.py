@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spikevit.models.checkpoint import save_model, write_atomically
-from spikevit.training.backend import pl
+import torch
+from torch import Tensor
 
-FIELDS = ("epoch", "step", "lr", "loss", "val_loss", "val_accuracy", "seconds")
+from spikevit.models.checkpoint import save_model, write_atomically
+from spikevit.neurons import Staircase
+from spikevit.neurons.expg import histogram
+from spikevit.neurons.staircase import spike_pattern
+from spikevit.profiling.observe import seen
+from spikevit.training.backend import pl
 
 
 class RunFiles(pl.Callback):
@@ -72,13 +78,18 @@ def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[s
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Adds the row to the table at `path`, whose later epochs (of a run that went on and was resumed) it replaces."""
-    rows = [old for old in read_rows(path) if int(old["epoch"]) < row["epoch"]]
+    append_rows(path, [row])
+
+
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Adds rows of one epoch in the same way; their keys are the columns."""
+    kept = [old for old in read_rows(path) if int(old["epoch"]) < rows[0]["epoch"]]
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="") as file:
-            table = csv.DictWriter(file, FIELDS)
+            table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
-            table.writerows([*rows, row])
+            table.writerows([*kept, *rows])
 
     write_atomically(path, write)
 
@@ -89,6 +100,48 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+class SpikeRates(pl.Callback):
+    """spikes.csv of networks of staircases: the exact firing rate of each layer, group and step that their spikes will
+    have, on the validation images of every epoch (a process's share of them).
+
+    A staircase has no spikes yet, but the pattern of a code is a closed form: rates follow from how often each code
+    occurs.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.seen: dict[str, Tensor] = {}
+        self.hooks: list[Any] = []
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts to count codes."""
+        self.seen = {}
+        for name, neuron in pl_module.trained.named_modules():
+            if isinstance(neuron, Staircase):
+                self.hooks.append(neuron.register_forward_hook(partial(self._count, name)))
+
+    def _count(self, name: str, neuron: Staircase, _args: Any, out: Tensor) -> None:
+        codes = histogram(seen(neuron, out), neuron.code.levels)
+        self.seen[name] = self.seen.get(name, 0) + codes
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Writes the epoch's rates."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
+        rows = []
+        for name, count in self.seen.items():
+            code = pl_module.trained.get_submodule(name).code
+            pattern = spike_pattern(torch.arange(code.levels + 1, device=count.device), code).double()
+            rates = (pattern @ count.double() / count.sum()).view(code.groups, code.steps)
+            for group, of_group in enumerate(rates.tolist(), 1):
+                for step, rate in enumerate(of_group, 1):
+                    where = {"layer": name, "group": group, "step": step}
+                    rows.append({"epoch": trainer.current_epoch + 1, **where, "rate": f"{rate:.6g}"})
+        if rows and trainer.is_global_zero:
+            append_rows(self.directory / "spikes.csv", rows)
 
 
 class Progress(pl.Callback):

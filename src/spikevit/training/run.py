@@ -20,7 +20,7 @@ from spikevit.models import SpikingModel, create_model
 from spikevit.models.checkpoint import load_model, load_weights, read_about, write_atomically
 from spikevit.neurons import set_backend
 from spikevit.training.backend import pl
-from spikevit.training.callbacks import Progress, RunFiles
+from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
 from spikevit.training.evaluate import evaluate
 from spikevit.training.module import Classifier, NonFiniteLoss
 from spikevit.training.recipe import ModelRecipe, Recipe, load_recipe
@@ -141,7 +141,7 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], progres
         enable_model_summary=False,
         log_every_n_steps=1,
         logger=pl.loggers.TensorBoardLogger(directory, name=None, version="tensorboard"),
-        callbacks=[RunFiles(directory, about), *([Progress()] if progress else [])],
+        callbacks=[RunFiles(directory, about), SpikeRates(directory), *([Progress()] if progress else [])],
     )
 
 
