@@ -95,6 +95,27 @@ def test_exact_mode_in_float64_and_in_other_batches(trained, converted):
         assert torch.equal(copy.deepcopy(spiking).double()(x.double()), wanted)
 
 
+@pytest.mark.parametrize(
+    ("mixers", "windows"),
+    [(("conv", "gw_qk", "gw_ssa"), ((), (2,), (3, 0))), (("conv", "conv", "ssa"), ((), (), ()))],
+)
+def test_other_mixers(mixers, windows):
+    """Masks inside windows, windows that do not divide the grid, the usual spiking attention."""
+    torch.manual_seed(1)
+    x = torch.randn(24, *SHAPE)
+    _, certificate = convert(quantise(calibrate(small(mixers=mixers, windows=windows), x)), x)
+    assert certificate.lossless and certificate.logits == 0
+
+
+@pytest.mark.parametrize("mixer", ["qk_token", "sdsa"])
+def test_masks_of_many_levels_are_refused(mixer):
+    torch.manual_seed(1)
+    x = torch.randn(4, *SHAPE)
+    model = calibrate(small(mixers=("conv", "conv", mixer), windows=((), (), ())), x)
+    with pytest.raises(ValueError, match=r"^stages\.2\.0\.attn cannot be converted without loss: .* a mask"):
+        convert(model, x)
+
+
 def test_float_mode_lists_every_difference(trained):
     spiking, certificate = convert(trained.model, trained.x)
     assert certificate.agreement >= 1 - 1 / 360 and not certificate.exact  # of 360 images at most one

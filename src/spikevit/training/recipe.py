@@ -91,7 +91,7 @@ class SpikesRecipe:
 
     target: float | None = None
     per: str = "network"
-    weight: float = 1.0
+    weight: float = 4.0
     start_epoch: int = 0
     ramp_epochs: int = 1
 
@@ -152,6 +152,8 @@ class Recipe:
             raise ValueError(f"optimizer.lr={self.optimizer.lr} must be greater than 0")
         if self.spikes.target is not None and not self.spikes.target > 0:
             raise ValueError(f"spikes.target={self.spikes.target} must be greater than 0 spikes per neuron")
+        if not self.spikes.weight > 0:
+            raise ValueError(f"spikes.weight={self.spikes.weight} must be greater than 0")
         if self.spikes.per not in ("network", "layer"):
             raise unknown("spikes.per", self.spikes.per, ("network", "layer"))
         decay = self.regularisation.ema_decay
