@@ -30,7 +30,7 @@ class Net(nn.Module):
 def penalty(target: float, per: str = "network", epoch: float = 10, x=None, **options):
     net = Net()
     x = torch.tensor([[0.5, 1.25]], requires_grad=True) if x is None else x
-    with Budget(net, SpikesRecipe(target=target, per=per, **options)) as budget:
+    with Budget(net, SpikesRecipe(target=target, per=per, **{"weight": 1.0, **options})) as budget:
         net(x)
     return budget.penalty(epoch), x, net
 
@@ -98,7 +98,7 @@ def test_ramp(start, ramp, shares):
 def test_of_the_last_forward_only():
     """Counts do not add up over steps, hooks go with the context, and outside of it nothing is counted."""
     net, x = Net(), torch.tensor([[0.5, 1.25]])
-    budget = Budget(net, SpikesRecipe(target=0.5))
+    budget = Budget(net, SpikesRecipe(target=0.5, weight=1.0))
     for images in (torch.full((3, 2), 9.0), x):
         with budget:
             net(images)
@@ -113,7 +113,7 @@ def test_of_the_last_forward_only():
 
 def test_every_neuron_of_a_model_is_counted():
     model = create_model("ge2mst_tiny", image_size=16)
-    with Budget(model, SpikesRecipe(target=1e-6)) as budget:
+    with Budget(model, SpikesRecipe(target=1e-6, weight=1.0)) as budget:
         model(torch.randn(2, 3, 16, 16))
     assert len(budget.counts) == sum(isinstance(m, Staircase) for m in model.modules())
     value = budget.penalty(9)

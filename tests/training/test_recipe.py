@@ -94,6 +94,7 @@ def test_yaml_round_trip(name, write):
         ),
         ("optimizer.betas=[0.9", "optimizer.betas=[0.9"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0 must be greater than 0"),
+        ("spikes.weight=-1", "spikes.weight=-1.0 must be greater than 0"),
         ("optimizer.lr=.nan", "optimizer.lr=nan must be greater than 0"),
         ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
         ("trainer.accumulate=0", "trainer.accumulate=0 must be at least 1"),
