@@ -11,7 +11,7 @@ from PIL import Image
 
 from spikevit import create_model, load_model, save_model
 from spikevit.cli import doctor, models
-from spikevit.cli.main import VERBS, main
+from spikevit.cli.main import VERBS
 from spikevit.data import load_data, normalise
 from spikevit.training.evaluate import evaluate
 from spikevit.training.recipe import load_recipe
@@ -30,34 +30,6 @@ def elsewhere(tmp_path, monkeypatch):
     for name in ("SPIKEVIT_RUN", "SPIKEVIT_TRACEBACK"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command: (status, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:  # argparse
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail, and returns its one line on stderr."""
-
-    def run(*argv: object) -> str:
-        status, out, err = cli(*argv)
-        assert status == 2
-        assert out == "" and err.startswith("spikevit: ")
-        assert err.endswith("\n") and err.count("\n") == 1, f"not one line: {err}"
-        return err
-
-    return run
 
 
 def checkpoint(path: str, *changes: str) -> Path:

@@ -12,7 +12,6 @@ from PIL import Image
 
 import spikevit
 from spikevit import load_model, quantise, save_model
-from spikevit.cli.main import main
 from spikevit.conversion.certificate import load_certificate
 from spikevit.data import load_data, normalise
 from spikevit.neurons import ExpGIF
@@ -31,33 +30,6 @@ def elsewhere(tmp_path, monkeypatch):
     """In an empty folder, a terminal wide enough for any table."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command: (status, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:  # argparse
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail, and returns its one line on stderr."""
-
-    def run(*argv: object) -> str:
-        status, out, err = cli(*argv)
-        assert status == 2
-        assert out == "" and err.startswith("spikevit: ") and err.count("\n") == 1, err
-        return err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from spikevit import load_model, save_model
-from spikevit.cli.main import main
 from spikevit.conversion.planner import plan
 from spikevit.data import load_data, normalise
 from spikevit.models.checkpoint import read_about
@@ -26,33 +25,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "180")
     monkeypatch.delenv("SPIKEVIT_TRACEBACK", raising=False)
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command: (status, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:  # argparse
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail, and returns its one line on stderr."""
-
-    def run(*argv: object) -> str:
-        status, out, err = cli(*argv)
-        assert (status, out) == (2, "") and err.startswith("spikevit: ")
-        assert err.endswith("\n") and err.count("\n") == 1, f"not one line: {err}"
-        return err
-
-    return run
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from spikevit import create_model, list_models, save_model
-from spikevit.cli.main import main
 from spikevit.profiling.conventions import CONVENTIONS
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build
@@ -21,20 +20,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("SPIKEVIT_TRACEBACK", raising=False)
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command: (status, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:  # argparse
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def checkpoint(path: str) -> Path:
