@@ -15,6 +15,7 @@ from spikevit.conversion.certificate import Certificate
 from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
 from spikevit.profiling.check import Check
+from spikevit.profiling.count import SHIFT
 from spikevit.profiling.profile import NOTE, Report
 
 
@@ -96,7 +97,8 @@ def _left_out(report: Report) -> list[Text]:
     counts, lines = report.counts, []
     kinds = Counter[str]()
     for other in counts.elementwise:
-        kinds[other.operator] += other.elements
+        if other.operator != SHIFT:
+            kinds[other.operator] += other.elements
     if kinds:
         named = ", ".join(f"{name} {n / counts.images:,.0f}" for name, n in kinds.most_common())
         lines.append(Text(f"Charged by no convention (entries an image; batch norm by syops): {named}.", style="dim"))
