@@ -139,7 +139,7 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
     found = accumulators(reference)
     return Certificate(
         images=images,
-        layers=[tally.record(name, images) for name, tally in tallies.items()],
+        layers=[tally.record(name) for name, tally in tallies.items()],
         logits=logits,
         agreement=agree / images,
         model=fingerprint(reference, spiking),
@@ -167,7 +167,7 @@ class _Tally:
         self.spikes += int(spikes.count_nonzero())
         self.seen[codes.flatten().long().cpu().unique()] = True
 
-    def record(self, name: str, images: int) -> LayerRecord:
+    def record(self, name: str) -> LayerRecord:
         code = self.neuron.code
         return LayerRecord(
             name=name,

@@ -6,7 +6,7 @@ charge and fire, products of values against additions of spikes step by step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
@@ -53,7 +53,9 @@ def convert(
         ValueError: no data; nothing to convert; sums that no accumulator holds; what cannot be converted without
             loss, with its module: softmax, layer norm, GELU, max pool and the like.
     """
-    batches = _batches(data, batch_size)
+    batches = list(image_batches(data, batch_size))
+    if not batches:
+        raise ValueError("data holds no images: conversion is certified on some, such as those of the test set")
     if not any(isinstance(m, Staircase) for m in model.modules()):
         raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to convert")
     reference = deepcopy(model).eval()
@@ -70,17 +72,13 @@ def convert(
     return spiking, certify(reference, spiking, batches)
 
 
-def _batches(data: Tensor | Iterable[Any], batch_size: int) -> list[Tensor]:
-    """All images, in batches."""
+def image_batches(data: Tensor | Iterable[Any] | None, batch_size: int) -> Iterator[Tensor]:
+    """Images, batch by batch, of a tensor, or of batches of images or of (images, labels)."""
     if isinstance(data, Tensor):
-        batches = list(data.split(batch_size)) if len(data) else []
-    elif data is None:
-        batches = []
+        yield from data.split(batch_size) if len(data) else ()
     else:
-        batches = [batch[0] if isinstance(batch, (list, tuple)) else batch for batch in data]
-    if not batches:
-        raise ValueError("data holds no images: conversion is certified on some, such as those of the test set")
-    return batches
+        for batch in data if data is not None else ():
+            yield batch[0] if isinstance(batch, (list, tuple)) else batch
 
 
 def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int]]) -> dict[str, ExpG]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.attention.groupwise import GroupwiseQK
+from spikevit.conversion.convert import image_batches
 from spikevit.errors import unknown
 from spikevit.layers.grid import OnGrid
 from spikevit.neurons import ExpG, Staircase
@@ -142,7 +143,7 @@ class Plan:
         planned for.
         """
         planned = self.apply(model).eval()
-        rates = firing_rates(planned, _batches(data, batch_size))
+        rates = firing_rates(planned, image_batches(data, batch_size))
         if not rates:
             raise ValueError("data holds no images: spikes are counted on some")
         layers = (replace(x, counted=rates[x.name] * x.after.code.time_steps) for x in self.layers)
@@ -320,7 +321,7 @@ def measure(
     histograms: dict[str, Histogram] = {}
     for name, neuron in neurons.items():
         neuron.register_forward_pre_hook(_look(name, histograms))
-    for batch in _batches(data, batch_size):
+    for batch in image_batches(data, batch_size):
         copy(batch)
         images += len(batch)
     if not images:
@@ -453,15 +454,6 @@ def _codes(code: ExpG, threshold: float) -> Tensor:
 def _middles() -> Tensor:
     """Of the bins, in units of the threshold: float64 (8192,)."""
     return (torch.arange(2 * BINS, dtype=torch.float64) + 0.5) / BINS
-
-
-def _batches(data: Tensor | Iterable[Any], batch_size: int) -> Iterator[Tensor]:
-    """Images, batch by batch."""
-    if isinstance(data, Tensor):
-        yield from data.split(batch_size) if len(data) else ()
-    else:
-        for batch in data if data is not None else ():
-            yield batch[0] if isinstance(batch, (list, tuple)) else batch
 
 
 def _staircases(model: nn.Module) -> dict[str, Staircase]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spikevit.layers.fold import fold_batch_norm_
-from spikevit.layers.grid import on_grid_
+from spikevit.layers.grid import on_grid_, on_input_grid
 from spikevit.neurons import Staircase
 
 
@@ -44,4 +44,4 @@ class InputGrid(nn.Module):
         self.bits = bits
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * 2.0**self.bits).round() / 2.0**self.bits
+        return on_input_grid(x, self.bits)

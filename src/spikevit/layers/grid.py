@@ -7,6 +7,7 @@ the bound; what leaves is float64, so that residual sums are exact, too.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ BIAS_BITS = 8  # a bias lies on a grid 2^8 times finer than its weights
 def round_to(x: Tensor, unit: Tensor | float) -> Tensor:
     """x rounded to multiples of `unit`, straight-through."""
     return x + ((x / unit).round() * unit - x).detach()
+
+
+def on_input_grid(x: Tensor, bits: int) -> Tensor:
+    """Images rounded to multiples of 2^(−bits)."""
+    return (x * 2.0**bits).round() / 2.0**bits
 
 
 def grid_of(weight: Tensor, bits: int) -> Tensor:
@@ -66,11 +72,13 @@ class OnGrid(nn.Module):
         y = self._map(x.to(dtype), weight.to(dtype), None).double()
         return y if bias is None else y + bias.double().view(self._channels())
 
+    @abstractmethod
     def _map(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The layer with these weights."""
 
+    @abstractmethod
     def _channels(self) -> tuple[int, ...]:
-        raise NotImplementedError
+        """The shape in which a bias is added."""
 
 
 class GridLinear(OnGrid, nn.Linear):

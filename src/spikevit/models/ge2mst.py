@@ -18,7 +18,7 @@ from spikevit.attention import make_mixer
 from spikevit.errors import unknown
 from spikevit.layers import Block, ConvBN, MembraneConv, MembraneLinear, SpikingMLP
 from spikevit.layers.fold import fold_batch_norm_
-from spikevit.layers.grid import on_grid_
+from spikevit.layers.grid import on_grid_, on_input_grid
 from spikevit.models.base import ModelConfig, SpikingModel
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Neurons, StaircaseConfig, Stream
@@ -159,7 +159,7 @@ class Ge2mST(SpikingModel):
 
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         if self.config.grid_bits:
-            x = (x * 2.0**INPUT_BITS).round() / 2.0**INPUT_BITS
+            x = on_input_grid(x, INPUT_BITS)
         x = self.stem(x)
         for down, stage in zip(self.down, self.stages, strict=True):
             if not isinstance(down, nn.Identity):

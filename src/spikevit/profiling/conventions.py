@@ -53,8 +53,8 @@ class Energy:
         )
 
 
-def _is_head(c: OperatorCount, head: str = "head") -> bool:
-    return c.module.split(".")[0] == head
+def _is_head(c: OperatorCount) -> bool:
+    return c.module.split(".")[0] == "head"
 
 
 def _total(parts, images: int, constants: Constants) -> Energy:
@@ -108,9 +108,8 @@ def charge(c: OperatorCount, constants: Constants = FP32, *, integers: str = "ad
         return Energy(acs=tally.active, constants=constants)
     if POWER_OF_TWO in names:
         return Energy(acs=tally.active, shifts=tally.outputs, constants=constants)
-    if INTEGER in names and not (
-        c.stem and len(names) == 1
-    ):  # grey levels are whole numbers, too, but nobody adds them up one by one
+    grey = c.stem and len(names) == 1  # levels of an image are whole numbers, too, but nobody adds them up one by one
+    if INTEGER in names and not grey:
         if integers == "multiply":
             return Energy(macs=tally.active, constants=constants)
         sums = [w / kind.unit for w, kind in zip(tally.weighted, kinds, strict=False) if kind.name == INTEGER]

@@ -51,7 +51,7 @@ class RunFiles(pl.Callback):
         figures = (row["val_accuracy"], -row["val_loss"])
         improved, self.best = figures > self.best, max(figures, self.best)
         if trainer.is_global_zero:
-            append_row(self.directory / "metrics.csv", row)
+            append_rows(self.directory / "metrics.csv", [row])
             about = self.about | {"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]}
             save_model(pl_module.trained, self.directory / "last.safetensors", **about)
             if improved:
@@ -76,13 +76,10 @@ def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[s
     }
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds the row to the table at `path`, whose later epochs (of a run that went on and was resumed) it replaces."""
-    append_rows(path, [row])
-
-
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Adds rows of one epoch in the same way; their keys are the columns."""
+    """Adds rows of one epoch to the table at `path`, whose later epochs (of a run that went on and was resumed) they
+    replace; their keys are the columns.
+    """
     kept = [old for old in read_rows(path) if int(old["epoch"]) < rows[0]["epoch"]]
 
     def write(temporary: Path) -> None:
