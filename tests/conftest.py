@@ -22,6 +22,11 @@ def golden_dir(request) -> Path:
     return folder
 
 
+def pytest_collectstart():
+    """Data that a test file draws while it is imported is the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

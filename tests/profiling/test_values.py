@@ -35,7 +35,7 @@ CLASSES = {
     "scaled sum": (drawn(0, 0.125, 0.25, 0.375, 2), (INTEGER, 0.125, 16)),
     "signed": (drawn(-1, 0, 1), (INTEGER, 1, 1)),
     "mean over 49": (torch.arange(50) / 49, (INTEGER, 1 / 49, 49)),
-    "mean over 49, summed": (drawn(0, *([1 / 49] * 49), n=490).view(10, 49).cumsum(1), (INTEGER, 1 / 49, 49)),
+    "mean over 49, summed": (torch.full((10, 49), 1 / 49).cumsum(1), (INTEGER, 1 / 49, 49)),
     "up to the limit": (torch.arange(257), (INTEGER, 1, 256)),
     "beyond the limit": ([1, 2, 3, 257], (REAL, 1, 1)),
     "too many": (torch.arange(300) / 7, (REAL, 1, 1)),
