@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from spikevit.layers import LinearBN, SpikingLinear
-from spikevit.neurons import Neurons, Stream
+from spikevit.neurons import Neurons, Stream, needed
 
 
 def check_heads(dim: int, heads: int) -> None:
@@ -63,7 +63,8 @@ class Mixer(nn.Module):
         if self.lif is not None:
             x = self.lif(x, stream)
         tokens = x.flatten(2, -2)
-        out = self.mix(self.proj_in(tokens, stream), tokens, stream)
+        parts = needed(self.attn_lif, self.proj_in(tokens, stream), stream)
+        out = self.mix(parts, tokens, stream)
         return self.project(out.view(x.shape), stream)
 
     @abstractmethod

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikevit.attention.mixer import Mixer
-from spikevit.layers.projection import batch_norm, folded
-from spikevit.neurons import Neurons, Stream
+from spikevit.layers.projection import batch_norm, folded, steps_apart
+from spikevit.layers.tokens import apart, together
+from spikevit.neurons import Neurons, Stream, needed
 
 
 class TokenConv(nn.Module):
@@ -27,13 +28,14 @@ class TokenConv(nn.Module):
         self.lif = neuron.build()
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        tokens = x.flatten(0, 1).mT
-        if self.bn is None:
-            currents = self.conv(tokens).mT.reshape(x.shape)
-        elif self.bn.training:
-            currents = batch_norm(self.bn, self.conv(tokens).mT.reshape(x.shape))
-        else:
-            currents = F.conv1d(tokens, *folded(self.conv, self.bn), padding=self.conv.padding).mT.reshape(x.shape)
+        x = together(needed(self.lif, x, stream), stream, positions=True)
+        conv, weight, bias = self.conv, self.conv.weight, self.conv.bias
+        if self.bn is not None and not self.bn.training:
+            weight, bias = folded(conv, self.bn)
+        currents = steps_apart(lambda m: F.conv1d(m.mT, weight, bias, padding=conv.padding).mT, x, rest=bias)
+        currents = apart(currents, stream, positions=True)
+        if self.bn is not None and self.bn.training:
+            currents = batch_norm(self.bn, currents)
         return self.lif(currents, stream)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from spikevit.attention.mixer import Mixer
 from spikevit.layers import LinearBN, SpikingLinear
+from spikevit.layers.tokens import apart, together
 from spikevit.neurons import Stream
 
 
@@ -41,8 +42,10 @@ class SSA(Mixer):
 
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """The product, and its neurons."""
+        parts = together(parts, stream)
         q, k, v = parts.unflatten(-1, (3, self.heads, -1)).transpose(2, 4).unbind(3)  # each (T, B, h, N, d)
-        return self.attn_lif(spike_attention(q, k, v, self.scale).transpose(2, 3).flatten(3), stream)
+        out = spike_attention(q, k, v, self.scale).transpose(2, 3).flatten(3)
+        return self.attn_lif(apart(out, stream), stream)
 
     def project(self, x: Tensor, stream: Stream | None) -> Tensor:
         """proj_out; with the defect, its neurons' time axis is laid through the batch."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.attention.mixer import Mixer
+from spikevit.layers.tokens import apart, together
 from spikevit.neurons import Stream
 
 
@@ -39,4 +40,5 @@ class SpikingTokenMixer(Mixer):
 
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """STM, and neurons on what it gives."""
-        return self.attn_lif(self.mixing(parts), stream)
+        mixed = self.mixing(together(parts, stream, positions=True))
+        return self.attn_lif(apart(mixed, stream, positions=True), stream)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.neurons import Neurons, Stream
+from spikevit.neurons import Neurons, SomeSteps, Stream, needed
 
 
 def is_constant(x: Tensor) -> bool:
@@ -19,8 +19,13 @@ def is_constant(x: Tensor) -> bool:
     return len(x) > 1 and x.stride(0) == 0
 
 
-def steps_apart(f, x: Tensor) -> Tensor:
-    """f on (T·B, ...) for an f that treats all steps alike; once only, where x is constant over time."""
+def steps_apart(f, x: Any, *, rest: Tensor | None = None) -> Any:
+    """f on (T·B, ...) for an f that treats all steps alike; once only, where x is constant over time.
+
+    rest: what f makes of zeros, a vector over the last axis or None for zeros.
+    """
+    if isinstance(x, SomeSteps):
+        return x.map(lambda data: steps_apart(f, data), rest) if x.rest is None else steps_apart(f, x.dense())
     if is_constant(x):
         y = f(x[0])
         return y.expand(len(x), *y.shape)
@@ -81,7 +86,7 @@ class SpikingLinear(LinearBN):
         self.lif = neuron.build(threshold)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        return self.lif(LinearBN.forward(self, x), stream)
+        return self.lif(LinearBN.forward(self, needed(self.lif, x, stream)), stream)
 
 
 class MembraneLinear(LinearBN):
@@ -109,7 +114,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bn is None:
-            return steps_apart(lambda m: as_maps(self.conv, m), x)
+            return steps_apart(lambda m: as_maps(self.conv, m), x, rest=self.conv.bias)
         if self.bn.training:
             return batch_norm(self.bn, steps_apart(lambda m: as_maps(self.conv, m), x))
         conv, (weight, bias) = self.conv, folded(self.conv, self.bn)
@@ -117,7 +122,7 @@ class ConvBN(nn.Module):
         def convolve(maps: Tensor) -> Tensor:
             return F.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 
-        return steps_apart(lambda m: as_maps(convolve, m), x)
+        return steps_apart(lambda m: as_maps(convolve, m), x, rest=bias)
 
 
 class SpikingConv(ConvBN):
@@ -141,7 +146,7 @@ class SpikingConv(ConvBN):
         self.lif = neuron.build()
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        x = ConvBN.forward(self, x)
+        x = ConvBN.forward(self, needed(self.lif, x, stream))
         if self.pool == "membrane":
             x = max_pool(x)
         x = self.lif(x, stream)
@@ -176,6 +181,12 @@ def as_maps(f, x: Tensor) -> Tensor:
     return f(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def max_pool(x: Tensor) -> Tensor:
+def max_pool(x: Any) -> Any:
     """3×3 max pool of stride 2, padding 1, on maps (T, B, H, W, C)."""
-    return steps_apart(lambda m: as_maps(lambda n: F.max_pool2d(n, 3, stride=2, padding=1), m), x)
+
+    def pool(maps: Tensor) -> Tensor:
+        return as_maps(lambda m: F.max_pool2d(m, 3, stride=2, padding=1), maps)
+
+    if isinstance(x, SomeSteps):  # of one value for each channel, it is the same
+        return x.map(lambda data: steps_apart(pool, data), x.rest)
+    return steps_apart(pool, x)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.neurons import NeuronConfig, State, Stream
+from spikevit.neurons import NeuronConfig, State, Stream, dense
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class SpikingModel(nn.Module):
     stride: int
     config: ModelConfig
     name: str | None = None  # of the registry, set by create_model
+    methods: tuple[tuple[str, dict[str, Any]], ...] = ()  # applied to it (see `adaptive`), with their options
+    work_unit = "time steps"  # of what `run` says an image took
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -59,13 +62,19 @@ class SpikingModel(nn.Module):
         """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step."""
         if per_step and not self.time_axis:
             raise ValueError(f"per_step=True: {self._called()} has no common axis of time steps; it gives logits once")
-        logits = self.logits(self.maps(images))
+        logits = dense(self.logits(self.maps(images)))
         return logits if per_step else logits.mean(0)
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """What training minimises, and the logits: cross-entropy with labels (B,) or probabilities (B, classes)."""
         logits = self(images)
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes), and how much each image took (B,), in `work_unit`: all T time steps."""
+        steps = len(images) if images.dim() == 5 else self.config.time_steps if self.time_axis else 1
+        logits = self(images)
+        return logits, logits.new_full((len(logits),), steps)
 
     def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step of images (B, C, H, W): its logits (B, classes) and the state to pass to the next step.
@@ -82,7 +91,7 @@ class SpikingModel(nn.Module):
                 f"state is of {len(state.membranes[0])} images, there are {len(images)}: state[keep] goes on with some"
             )
         stream = Stream(state)
-        logits = self.logits(self.maps(images[None]), stream)[0]
+        logits = dense(self.logits(self.maps(images[None]), stream))[0]
         return logits, stream.state()
 
     def maps(self, images: Tensor) -> Tensor:
@@ -107,6 +116,11 @@ class SpikingModel(nn.Module):
         if images.dim() == 4:
             images = images.expand(self.config.time_steps if self.time_axis else 1, *images.shape)
         return images.permute(0, 1, 3, 4, 2)
+
+    @property
+    def base(self) -> SpikingModel:
+        """The model of the zoo itself, where methods were applied to it."""
+        return self
 
     def _called(self) -> str:
         return self.name or type(self).__name__

@@ -15,7 +15,7 @@ from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, families
 
 KEY = "spikevit"  # of the metadata
-FORMAT = 1
+FORMAT = 2  # since methods can be applied to a model; without any, files are as those of format 1
 
 
 def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
@@ -28,11 +28,13 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {
-        "format": FORMAT,
-        "family": type(model).__name__,
+        "format": FORMAT if model.methods else 1,
+        "family": type(model.base).__name__,
         "name": model.name,
         "config": config_to_dict(model.config),
     }
+    if model.methods:
+        description["methods"] = model.methods
     if taken := description.keys() & about:
         raise ValueError(f"about={sorted(taken)}: these names are the checkpoint's own; take others")
     description |= about
@@ -100,6 +102,10 @@ def load_model(path: str | Path) -> SpikingModel:
         raise ValueError(f"{path} holds a {about['family']}, which this version of spikevit does not know")
     model = build(change_config(config, about["config"]))
     model.name = about["name"]
+    if about.get("methods"):
+        from spikevit.adaptive import apply_methods
+
+        model = apply_methods(model, about["methods"])
     return load_weights(model, path, keep_dtype=False).eval()
 
 

@@ -4,8 +4,10 @@ from spikevit.neurons.backend import set_backend
 from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig
 from spikevit.neurons.expg import ExpGIF, Staircase
 from spikevit.neurons.fused import fused_lif
+from spikevit.neurons.gate import TimeGate, needed, time_mask
 from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF
 from spikevit.neurons.plain import lif
+from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.spike_train import NotConvertible, SpikeTrain
 from spikevit.neurons.staircase import ExpG
 from spikevit.neurons.state import State, Stream
@@ -26,15 +28,20 @@ __all__ = [
     "ParametricLIF",
     "Rectangle",
     "Sigmoid",
+    "SomeSteps",
     "SpikeTrain",
     "Staircase",
     "StaircaseConfig",
     "State",
     "Stream",
     "Surrogate",
+    "TimeGate",
     "Triangle",
+    "dense",
     "fused_lif",
     "lif",
     "make_surrogate",
+    "needed",
     "set_backend",
+    "time_mask",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from spikevit.errors import unknown
 from spikevit.neurons.fused import fused_lif
+from spikevit.neurons.gate import TimeGate
 from spikevit.neurons.plain import lif
+from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.state import Stream
 from spikevit.neurons.surrogate import Sigmoid, Surrogate
 
@@ -24,6 +28,7 @@ class Neuron(nn.Module):
     """
 
     decay_input: bool
+    gate: TimeGate | None = None  # which time steps pass: it may be shared, and belongs to who put it there
 
     def __init__(
         self,
@@ -52,11 +57,30 @@ class Neuron(nn.Module):
         """What remains of the membrane after a step."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        spikes, v = self.run(x, stream.read() if stream is not None else None)
+    def forward(self, x: Any, stream: Stream | None = None) -> Any:
+        v, start = (stream.read(), stream.step) if stream is not None else (None, 0)
+        if self.gate is not None and self.gate.skips:
+            spikes, v = self._open_steps(x, v, self.gate.live(len(x), start), self.gate.until(len(x), start))
+        else:
+            spikes, v = self.run(dense(x), v)
+            if self.gate is not None:
+                spikes = self.gate(spikes, start)
         if stream is not None:
             stream.write(v)
+            if stream.tokens is not None:
+                spikes = stream.tokens.mask(spikes)
         return spikes
+
+    def _open_steps(self, x: Any, v: Tensor | None, live: tuple[int, ...], last: int) -> tuple[Any, Tensor]:
+        """Spikes at the steps `live` alone; the membrane moves during the first `last` ones."""
+        if not last:
+            some = x.data if isinstance(x, SomeSteps) else x
+            v = some.new_empty(some.shape[1], 0) if v is None else v
+            return SomeSteps(some.new_empty(0, *some.shape[1:]), (), len(x)), v
+        spikes, v = self.run(x.at(range(last)) if isinstance(x, SomeSteps) else x[:last], v)
+        if len(live) == len(x):
+            return spikes, v
+        return SomeSteps(spikes if len(live) == last else spikes[list(live)], live, len(x), computed=last), v
 
     def run(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Spikes (T, ...) and the membrane after the last step, from the membrane v before the first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor
@@ -11,14 +12,16 @@ from torch import Tensor
 class State:
     """Membrane potentials after a step, one tensor per neuron in firing order, the batch on axis 0 of each.
 
-    `state[keep]` keeps those samples (a boolean mask, indices or a slice over the batch). A pytree.
+    `state[keep]` keeps those samples (a boolean mask, indices or a slice over the batch). `step` is how many steps
+    were run. A pytree.
     """
 
-    def __init__(self, membranes: Iterable[Tensor] = ()):
+    def __init__(self, membranes: Iterable[Tensor] = (), step: int = 0):
         self.membranes = tuple(membranes)
+        self.step = step
 
     def __getitem__(self, keep) -> State:
-        return State(v[keep] for v in self.membranes)
+        return State((v[keep] for v in self.membranes), self.step)
 
     def __len__(self) -> int:
         return len(self.membranes)
@@ -27,14 +30,20 @@ class State:
         return iter(self.membranes)
 
 
-pytree.register_pytree_node(State, lambda s: (list(s.membranes), None), lambda leaves, _: State(leaves))
+pytree.register_pytree_node(State, lambda s: (list(s.membranes), s.step), State)
 
 
 class Stream:
-    """A run that starts from a state and leaves one behind: each neuron reads its membrane and writes the next."""
+    """One step that starts from a state and leaves one behind: each neuron reads its membrane and writes the next.
+
+    step: how many steps were run before. tokens: which of them take part, where some have halted (`layers.tokens`).
+    """
+
+    tokens: Any = None
 
     def __init__(self, state: State | None):
         self.before = state.membranes if state is not None else None
+        self.step = state.step if state is not None else 0
         self.after: list[Tensor] = []
 
     def read(self) -> Tensor | None:
@@ -52,7 +61,7 @@ class Stream:
         self.after.append(v)
 
     def state(self) -> State:
-        """The state after the run."""
+        """The state after the step."""
         if self.before is not None and len(self.after) != len(self.before):
             raise ValueError(f"state holds {len(self.before)} membranes, the model has {len(self.after)} neurons")
-        return State(self.after)
+        return State(self.after, self.step + 1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikevit.models import SpikingModel
-from spikevit.neurons import SpikeTrain, Staircase
+from spikevit.neurons import SomeSteps, SpikeTrain, Staircase
 from spikevit.profiling.observe import FIRING, fired
 from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_of, work_of
 from spikevit.profiling.origins import Origin, Origins
@@ -294,9 +294,11 @@ class _Counter(TorchDispatchMode):
         def leave(module, _args, out) -> None:
             self.running.pop()
             if neuron:
-                spikes = out.steps if isinstance(out, SpikeTrain) else out
+                spikes = out.steps if isinstance(out, SpikeTrain) else out.data if isinstance(out, SomeSteps) else out
                 steps = module.code.time_steps if isinstance(module, Staircase) else 1
                 number, cells = (0, spikes.numel() * steps) if spikes.is_meta else fired(module, out)
+                if isinstance(out, SomeSteps):  # membranes that were not computed are no updates
+                    cells = out.computed * out.shape[1:].numel()
                 for neurons in (self.neurons, self.batch_neurons):
                     count = neurons.setdefault(name, NeuronCount(name))
                     count.updates += cells

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikevit.neurons import ExpGIF, Neuron, Staircase
+from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
 from spikevit.neurons.staircase import spike_count
 
 FIRING = (Neuron, Staircase, ExpGIF)
@@ -22,7 +22,7 @@ def seen(neuron: nn.Module, out: Any) -> Tensor:
     if isinstance(neuron, ExpGIF):
         steps = out.steps
         return steps[:, 0] if steps.dim() > 2 and steps.shape[1] == 1 else steps
-    return out
+    return dense(out)
 
 
 def fired(neuron: nn.Module, out: Any) -> tuple[int, int]:

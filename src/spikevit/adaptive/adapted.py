@@ -1,0 +1,71 @@
+"""What the methods of this room share: a model of the zoo inside, which they run in their own way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikevit.models import ModelConfig, SpikingModel
+from spikevit.neurons import Stream
+
+
+class Adapted(SpikingModel):
+    """A model that runs as `method` has it. Its config, name and traits are those of the model inside.
+
+    A checkpoint of it holds `methods`: what was applied to the zoo's model, in that order, with options.
+    """
+
+    method: str
+    knob: str  # of the options, the number that trades accuracy for computation
+
+    def __init__(self, model: SpikingModel):
+        nn.Module.__init__(self)
+        self.model = model
+        self.name = model.name
+        self.stride = model.stride
+        self.config: ModelConfig = model.config
+        self.time_axis, self.streaming = model.time_axis, model.streaming
+        self.train(model.training)
+
+    def options(self) -> dict[str, Any]:
+        """What applies the method again, as plain values."""
+        raise NotImplementedError
+
+    @property
+    def setting(self) -> float:
+        """Where its knob stands."""
+        return self.options()[self.knob]
+
+    def settings(self) -> list[float]:
+        """Where the knob may stand, from the least computation to the most; its own setting is among them."""
+        raise NotImplementedError
+
+    def at(self, setting: float) -> SpikingModel:
+        """The same model, weights shared, with the knob elsewhere."""
+        raise NotImplementedError
+
+    @property
+    def methods(self) -> tuple[tuple[str, dict[str, Any]], ...]:  # type: ignore[override]
+        """Those of the model inside, and this one."""
+        return (*self.model.methods, (self.method, self.options()))
+
+    @property
+    def base(self) -> SpikingModel:
+        """The model of the zoo."""
+        return self.model.base
+
+    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """As the model inside."""
+        return self.model.logits(x, stream)
+
+    def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """As the model inside."""
+        return self.model.loss(images, targets, label_smoothing)
+
+
+def require_time(model: SpikingModel, what: str) -> None:
+    """Refuses models without a common axis of time steps, by name."""
+    if not model.time_axis:
+        called = model.name or type(model).__name__
+        raise ValueError(f"{what} needs a model with time steps; {called} has no common axis of time steps")
