@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikevit.models import ModelConfig, SpikingModel
@@ -60,8 +61,13 @@ class Adapted(SpikingModel):
         return self.model.logits(x, stream)
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """As the model inside."""
-        return self.model.loss(images, targets, label_smoothing)
+        """That of the model inside, and the method's penalty."""
+        loss, logits = self.model.loss(images, targets, label_smoothing)
+        return loss + self.penalty(), logits
+
+    def penalty(self) -> Tensor:
+        """What the method adds to the loss of training, of the weights alone."""
+        return torch.zeros((), device=self.device, dtype=self.dtype)
 
 
 def require_time(model: SpikingModel, what: str) -> None:

@@ -35,7 +35,6 @@ class DynamicTimeSteps(Adapted):
     """
 
     method = "time_steps"
-    knob = "score above which a step is open"
 
     def __init__(
         self,
@@ -131,13 +130,23 @@ class DynamicTimeSteps(Adapted):
             weight=self.weight,
         )
 
+    @property
+    def knob(self) -> str:  # type: ignore[override]
+        """The score σ(a) above which a step is open; of a frozen model, how many steps it runs."""
+        return "time_steps" if self.frozen else "score"
+
+    @property
+    def setting(self) -> float:
+        """1/2, or T."""
+        return float(self.config.time_steps) if self.frozen else 0.5
+
     def settings(self) -> list[float]:
-        """For a curve: scores σ(a) that occur, at most nine of them, and 1/2; of a frozen model, 1 … T."""
+        """Nine of the scores that occur, and 1/2, the highest first: it opens the fewest steps. Frozen: 1 … T."""
         if self.frozen:
             return list(map(float, range(1, self.config.time_steps + 1)))
         scores = torch.cat([gate.scores.detach().double() for gate in self._gates()]).sigmoid().unique()
         chosen = scores[torch.linspace(0, len(scores) - 1, min(9, len(scores))).long()]
-        return sorted({0.5, *(round(s, 4) for s in chosen.tolist())})
+        return sorted({0.5, *(round(s, 4) for s in chosen.tolist())}, reverse=True)
 
     def at(self, setting: float) -> SpikingModel:
         """The model with steps open whose score is above the setting; of a frozen one, its first steps."""
@@ -178,9 +187,11 @@ def allocate_time_steps(
         ValueError: no time axis; a target outside (0, T]; names that fit no layer; masks that are not T bits.
     """
     require_time(model, "allocation of time steps")
+    if taken := [name for name, _ in model.methods if name not in ("time_steps", "thresholds")]:
+        raise ValueError(f"time steps are allocated first, then {taken[0]} is applied")
     names = [name for name, m in model.named_modules() if isinstance(m, Neuron)]
     if any(getattr(model.get_submodule(name), "gate", None) is not None for name in names):
-        raise ValueError(f"time steps are allocated in {model.name or type(model).__name__} already: `freeze` it, or train")
+        raise ValueError(f"time steps are allocated in {model.name or type(model).__name__} already")
     total = model.config.time_steps if max_steps is None else max_steps
     _check(total, per, pattern, target, weight)
     model = copy.deepcopy(model)

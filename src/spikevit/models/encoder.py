@@ -72,7 +72,7 @@ class Encoder(SpikingModel):
 
     def trunk(self, x: Tensor, stream: Stream | None = None) -> Iterator[Tensor]:
         """Tokens (T, B, N, D) behind the stem, and behind each block."""
-        x = self.patch_embed(x, stream).flatten(2, 3)
+        x = self.front(x, stream)
         yield x
         for block in self.blocks:
             x = block(x, stream)
@@ -81,7 +81,20 @@ class Encoder(SpikingModel):
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         for tokens in self.trunk(x, stream):
             x = tokens
-        return self.head(self.readout(x.mean(2), stream))
+        return self.classify(x.mean(2), stream)
+
+    def front(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Tokens (T, B, N, D) behind the stem."""
+        return self.patch_embed(x, stream).flatten(2, 3)
+
+    @property
+    def encoder(self) -> nn.ModuleList:
+        """The blocks behind the front."""
+        return self.blocks
+
+    def classify(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Logits of the mean over tokens (T, B, D)."""
+        return self.head(self.readout(x, stream))
 
     def readout(self, x: Tensor, stream: Stream | None) -> Tensor:
         """What the head sees of the mean over tokens (T, B, D)."""

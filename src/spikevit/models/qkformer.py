@@ -118,11 +118,28 @@ class QKFormer(SpikingModel):
         )
 
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        for embed, stage in zip(self.patch_embed, self.stages, strict=True):
+        x = self.front(x, stream)
+        for block in self.encoder:
+            x = block(x, stream)
+        return self.classify(x.mean((2, 3)))
+
+    def front(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Maps (T, B, H, W, D) in front of the blocks of final resolution."""
+        *early, _ = self.stages
+        for i, embed in enumerate(self.patch_embed):
             x = embed(x, stream)
-            for block in stage:  # type: ignore[attr-defined]
+            for block in early[i] if i < len(early) else ():  # type: ignore[union-attr]
                 x = block(x, stream)
-        return self.head(x.mean((2, 3)))
+        return x
+
+    @property
+    def encoder(self) -> Any:
+        """The blocks of final resolution."""
+        return self.stages[-1]
+
+    def classify(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Logits of the mean over space (T, B, D)."""
+        return self.head(x)
 
 
 _CIFAR = QKFormerConfig(num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar")

@@ -1,4 +1,4 @@
-"""How often a model is right: one pass over a data set."""
+"""How often a model is right, and how much it computes for it: one pass over a data set."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from spikevit.models import SpikingModel
 
 @dataclass(frozen=True)
 class Score:
-    """right of total images."""
+    """right of total images. work: what an image took on average, in the model's `work_unit`."""
 
     right: int
     total: int
+    work: float
 
     @property
     def accuracy(self) -> float:
@@ -42,13 +43,15 @@ def evaluate(
     loader = make_loader(dataset, Batches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False), workers)  # type: ignore[arg-type]
     was_training = model.training
     model.eval()
-    right = total = 0
+    right, total, work = 0, 0, 0.0
     try:
         for i, (images, labels) in enumerate(loader):
             x = normalise(images.to(model.device), info).to(model.dtype)
-            right += int((model(x).argmax(-1).cpu() == labels).sum())
+            logits, taken = model.run(x)
+            right += int((logits.argmax(-1).cpu() == labels).sum())
             total += len(labels)
+            work += float(taken.double().sum())
             progress(i + 1, len(loader))
     finally:
         model.train(was_training)
-    return Score(right, total)
+    return Score(right, total, work / total)

@@ -1,0 +1,42 @@
+"""Computation that adapts to the image: methods that are applied to any model of the zoo that has time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from spikevit.adaptive.early_exit import EarlyExit, add_early_exit, choose_threshold, exit_steps
+from spikevit.adaptive.halting import Halting, HaltingConfig, add_halting
+from spikevit.adaptive.time_steps import DynamicTimeSteps, allocate_time_steps
+from spikevit.errors import unknown
+from spikevit.models import SpikingModel
+
+METHODS: dict[str, Callable[..., SpikingModel]] = {
+    "early_exit": add_early_exit,
+    "halting": add_halting,
+    "time_steps": allocate_time_steps,
+}
+
+
+def apply_methods(model: SpikingModel, methods: Iterable[tuple[str, dict[str, Any]]]) -> SpikingModel:
+    """The model with methods applied in this order, as its checkpoint lists them."""
+    for name, options in methods:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+        model = METHODS[name](model, **options)
+    return model
+
+
+__all__ = [
+    "METHODS",
+    "DynamicTimeSteps",
+    "EarlyExit",
+    "Halting",
+    "HaltingConfig",
+    "add_early_exit",
+    "add_halting",
+    "allocate_time_steps",
+    "apply_methods",
+    "choose_threshold",
+    "exit_steps",
+]

@@ -1,0 +1,229 @@
+"""Accuracy against computation: one model at every setting of its knob, and what really ran at each."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from spikevit.adaptive.adapted import Adapted
+from spikevit.adaptive.early_exit import EarlyExit
+from spikevit.data import Batches, DataInfo, make_loader, normalise
+from spikevit.models import SpikingModel
+from spikevit.profiling.constants import Constants, load_constants
+from spikevit.profiling.conventions import Energy, exact, paper
+from spikevit.profiling.count import Counts, count
+from spikevit.profiling.profile import NOTE
+from spikevit.training.evaluate import Score, evaluate
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of the knob: accuracy and work over all images, and what ran, an image.
+
+    macs, acs: executed, by the exact convention; exact_mj, paper_mj: energy by the two conventions, a model; wall_ms:
+    time of the whole evaluation, data included, measured without counting. chosen: the model's own setting.
+    """
+
+    setting: float
+    score: Score
+    macs: float
+    acs: float
+    exact_mj: float
+    paper_mj: float
+    wall_ms: float
+    chosen: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        s = self.score
+        return {
+            "setting": self.setting,
+            "accuracy": s.accuracy,
+            "right": s.right,
+            "total": s.total,
+            "work": s.work,
+            "macs": self.macs,
+            "acs": self.acs,
+            "exact_mj": self.exact_mj,
+            "paper_mj": self.paper_mj,
+            "wall_ms": self.wall_ms,
+            "chosen": self.chosen,
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What `curve` found. images: that operations were counted on; energies are those of `constants`."""
+
+    model: str
+    data: str
+    knob: str
+    work_unit: str
+    images: int
+    constants: Constants
+    points: list[Point]
+
+    @property
+    def chosen(self) -> Point:
+        """The model's own setting."""
+        return next(p for p in self.points if p.chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "knob": self.knob,
+            "work_unit": self.work_unit,
+            "note": f"energy: {NOTE}",
+            "images": self.images,
+            "constants": self.constants.to_dict(),
+            "points": [p.to_dict() for p in self.points],
+        }
+
+    def to_csv(self) -> str:
+        """One row for each setting."""
+        rows = [{"knob": self.knob, "work_unit": self.work_unit, **p.to_dict()} for p in self.points]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def plot(self, path: str | Path) -> Path:
+        """Draws the curve as .svg or .png."""
+        from spikevit.report.curve_plot import draw
+
+        return draw(Path(path), self)
+
+    def __rich__(self):
+        from spikevit.report.curve_plot import table
+
+        return table(self)
+
+
+def knob(model: SpikingModel) -> str:
+    """What trades accuracy for computation: the method's own; of a model of the zoo its time steps, or "none"."""
+    if isinstance(model, Adapted):
+        return model.knob
+    return "time_steps" if model.time_axis else "none"
+
+
+def operating_points(model: SpikingModel) -> list[tuple[float, SpikingModel]]:
+    """The model at each setting of its knob, from the least computation to the most; weights are shared.
+
+    Of a model of the zoo 1 … T time steps, the T it was trained with.
+    """
+    if isinstance(model, Adapted):
+        return [(setting, model.at(setting)) for setting in model.settings()]
+    if not model.time_axis:
+        return [(1, model)]
+    return [(steps, _with_steps(model, steps)) for steps in range(1, model.config.time_steps + 1)]
+
+
+def curve(
+    model: SpikingModel,
+    dataset: Dataset,
+    info: DataInfo,
+    *,
+    batch_size: int = 256,
+    count_images: int = 64,
+    constants: str | Path | Constants = "fp32",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Curve:
+    """Accuracy, work, operations, energy and time of the model at every setting of its knob, in evaluation mode.
+
+    Accuracy, work and time are of all images; operations and energy of what ran on the first `count_images` of them.
+
+    Args:
+        model: of the zoo, or adapted by a method.
+        dataset, info, batch_size: as in `evaluate`.
+        count_images: how many images to count on.
+        constants: energy of one operation, as in `profile`.
+        progress: called with the batches done and their number.
+    """
+    if count_images < 1:
+        raise ValueError(f"count_images={count_images!r} must be at least 1")
+    table, own = load_constants(constants), _own(model)
+    was_training = model.training
+    model.eval()
+    try:
+        points, found, images = operating_points(model), [], 0
+        for i, (setting, at) in enumerate(points):
+
+            def told(done: int, total: int, i: int = i) -> None:
+                progress(i * total + done, len(points) * total)
+
+            counts, steps = _count(at, dataset, info, batch_size, count_images)
+            started = time.perf_counter()
+            score = evaluate(at, dataset, info, batch_size=batch_size, progress=told)
+            wall = time.perf_counter() - started
+            spent, published = exact(counts, table), _paper(at, counts, steps, table)
+            images = counts.images
+            found.append(
+                Point(
+                    setting=setting,
+                    score=score,
+                    macs=spent.macs,
+                    acs=spent.acs,
+                    exact_mj=spent.mj,
+                    paper_mj=published.mj,
+                    wall_ms=wall / score.total * 1e3,
+                    chosen=setting == own,
+                )
+            )
+    finally:
+        model.train(was_training)
+    name = model.name or type(model.base).__name__
+    return Curve(name, info.name, knob(model), model.work_unit, images, table, found)
+
+
+def _own(model: SpikingModel) -> float:
+    """The setting of the model as it is."""
+    if isinstance(model, Adapted):
+        return model.setting
+    return model.config.time_steps if model.time_axis else 1
+
+
+def _with_steps(model: SpikingModel, steps: int) -> SpikingModel:
+    """The same modules, shown still images for another number of steps."""
+    other = copy.copy(model)
+    other.config = replace(model.config, time_steps=steps)
+    return other
+
+
+@torch.no_grad()
+def _count(model: SpikingModel, dataset: Dataset, info: DataInfo, batch_size: int, images: int) -> tuple[Counts, float]:
+    """What ran on the first images, and how much work they took, on average."""
+    n = min(images, len(cast(Sized, dataset)))
+    batches = Batches(n, min(batch_size, n), seed=0, shuffle=False, drop_last=False)
+
+    def shown() -> Iterator[Tensor]:
+        for x, _ in make_loader(Subset(dataset, range(n)), batches):
+            yield normalise(x.to(model.device), info).to(model.dtype)
+
+    counts = count(model, shown())
+    return counts, sum(float(model.run(x)[1].double().sum()) for x in shown()) / counts.images
+
+
+def _paper(model: SpikingModel, counts: Counts, work: float, constants: Constants) -> Energy:
+    """`conventions.paper`, which charges the first convolution at every step: at every one that an image took.
+
+    Early exit runs it at each of them. Elsewhere all steps of a still image share it, so that it ran once.
+    """
+    once = paper(counts, constants, stem="once")
+    if isinstance(model, EarlyExit):
+        return once
+    steps = work if model.work_unit == "time steps" else counts.time_steps
+    stem = sum(c.macs for c in counts.operators if c.stem) / counts.images
+    return once + Energy(macs=(steps - 1) * stem, constants=constants)

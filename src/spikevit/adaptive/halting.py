@@ -1,0 +1,382 @@
+"""STAS: spatio-temporal adaptive computation time, for spiking transformers.
+
+One step of the stem feeds the encoder at every time step (I-SPS). A cell is a block at a time step; each token adds up
+a halting score over the cells it visits and leaves when it has reached 1 (A-SSA).
+
+Reconstruction: the equations of STAS (Kang et al., arXiv 2508.14138) and of AT-SNN (arXiv 2408.12293) were not
+available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikevit.adaptive.adapted import Adapted, require_time
+from spikevit.attention import MSTokenAttention, QKTokenAttention, SpikingTokenMixer
+from spikevit.attention.ssa import SSA
+from spikevit.errors import unknown
+from spikevit.layers.tokens import Gathered, Masked
+from spikevit.models import SpikingModel
+from spikevit.neurons import State, Stream, dense
+
+FRONTS = ("one", "average")
+MIXERS = (SSA, QKTokenAttention, MSTokenAttention, SpikingTokenMixer)  # a token's part is its own, or can be zero
+
+
+def halting_score(e: Tensor, gamma: float, beta: float) -> Tensor:
+    """h = σ(γ·e₀ − β) of tokens e (..., C): their first channel decides. Source: A-ViT, eq. 6."""
+    return torch.sigmoid(gamma * e[..., 0] - beta)
+
+
+def halt(total: Tensor, score: Tensor, last: bool, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One cell: the weight of each token's output there, its new total, and whether it halts.
+
+    H ← H + h, with h := 1 in the last cell. A token halts where H ≥ 1 − ε; its weight is then the remainder
+    1 − Σ_{before} h, else h. Weights of all its cells add up to 1. Source: A-ViT, eq. 4–8.
+    """
+    score = torch.ones_like(score) if last else score
+    after = total + score
+    halts = after >= 1 - epsilon
+    return torch.where(halts, 1 - total, score), after, halts
+
+
+def halting_weights(scores: Tensor, epsilon: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Weights p (cells, ...) and ponder ρ (...) of scores h (cells, ...) of all cells, visited or not.
+
+        p_c = h_c until the cell in which H reaches 1 − ε, the remainder R there, 0 behind;   ρ = visited cells + R
+
+    Gradients: ∂R/∂h_c = −1 for the cells before; the number of cells has none.
+    """
+    total, active = torch.zeros_like(scores[0]), torch.ones_like(scores[0], dtype=torch.bool)
+    weights, ponder = [], torch.zeros_like(scores[0])
+    for c, score in enumerate(scores):
+        weight, after, halts = halt(total, score, c == len(scores) - 1, epsilon)
+        weights.append(torch.where(active, weight, 0))
+        ponder = ponder + active + torch.where(active & halts, weight, 0)
+        total, active = torch.where(active, after, total), active & ~halts
+    return torch.stack(weights), ponder
+
+
+@dataclass(frozen=True)
+class HaltingConfig:
+    """gamma, beta: of the score σ(γ·e₀ − β); the larger β, the fewer tokens halt. epsilon: they halt at 1 − ε.
+
+    front: "one" runs one step of the stem, "average" runs all T and takes the mean of their spikes.
+    merge: cosine similarity of block outputs from which a token is represented by another one, None for never.
+    ponder: weight δ_p of the mean of ρ = visited cells + remainder. prior: weight δ_d of KL(target ‖ where tokens
+    halt), the target a Gaussian over cells around `centre` of a standard deviation of `width`, both shares of all
+    cells.
+    """
+
+    gamma: float = 10.0
+    beta: float = 30.0
+    epsilon: float = 0.01
+    front: str = "one"
+    merge: float | None = None
+    ponder: float = 5e-4
+    prior: float = 1e-3
+    centre: float = 0.5
+    width: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.front not in FRONTS:
+            raise unknown("front", self.front, FRONTS)
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon={self.epsilon} must be between 0 and 1")
+        if self.merge is not None and not 0 < self.merge <= 1:
+            raise ValueError(f"merge={self.merge} must be a cosine similarity above 0 and at most 1, or None")
+        if not self.gamma > 0:
+            raise ValueError(f"gamma={self.gamma} must be greater than 0")
+        if not self.width > 0:
+            raise ValueError(f"width={self.width} must be greater than 0, a share of all cells")
+        for name in ("ponder", "prior"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+
+
+class Cell(NamedTuple):
+    """What happened in a cell. tokens: the n that were active. weight, halts, merged (n,): of each.
+
+    e (n, C): what the block gave. size (n,): how many tokens each stands for.
+    """
+
+    step: int
+    depth: int
+    tokens: Gathered
+    e: Tensor
+    weight: Tensor
+    size: Tensor
+    halts: Tensor
+    merged: Tensor
+
+
+class Visits(NamedTuple):
+    """Where tokens left. cells, step, depth (B, H', W'): how many cells each visited, and its last one, from 1.
+
+    For a model whose tokens are no grid of the image, H' · W' is N × 1.
+    """
+
+    cells: Tensor
+    step: Tensor
+    depth: Tensor
+
+
+class Halting(Adapted):
+    """A model whose tokens halt: see `add_halting`. Output: head(mean_k Σ_cells p_k e_k), once for all time steps.
+
+    In evaluation the tokens that are active are gathered, and nothing else is computed; `masked=True` computes all
+    tokens and sets those that halted to zero, with the same result. Training gathers too: batch norm sees the active
+    tokens of a cell.
+    """
+
+    method = "halting"
+    knob = "beta"
+    work_unit = "cells a token"
+
+    def __init__(self, model: SpikingModel, config: HaltingConfig, *, masked: bool = False):
+        super().__init__(model)
+        self.halting, self.masked = config, masked
+        self.streaming = False
+
+    def options(self) -> dict[str, Any]:
+        """Of `add_halting`."""
+        return asdict(self.halting)
+
+    @property
+    def blocks(self) -> Any:
+        """The blocks of the encoder."""
+        return self.parts.encoder
+
+    @property
+    def parts(self) -> Any:
+        """The model of the zoo: its front, encoder and classify."""
+        return self.base
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are, T · depth."""
+        return self.config.time_steps * len(self.blocks)
+
+    def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
+        """Logits (B, classes)."""
+        if per_step:
+            raise ValueError(f"per_step=True: {self._called()} with halting gives logits once, not for every step")
+        return self.run(images)[0]
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes), and the mean number of cells a token visited (B,)."""
+        x = self.front(images)
+        outcome = _Outcome(x)
+        for cell in self.visit(x):
+            outcome.add(cell)
+        return self.parts.classify(outcome.features[None])[0], outcome.visited.mean(1)
+
+    def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Cross-entropy + δ_p · mean_k ρ_k + δ_d · KL(target ‖ halting distribution) [+ penalties inside]; logits.
+
+        The halting distribution is q_c = mean_k p_k^c, of all tokens of the batch.
+        """
+        x, c = self.front(images), self.halting
+        outcome = _Outcome(x)
+        q = x.new_zeros(self.cells)
+        tokens = outcome.visited.numel()
+        for cell in self.visit(x):
+            outcome.add(cell)
+            here = torch.zeros_like(q)
+            here[cell.step * len(self.blocks) + cell.depth] = 1
+            q = q + here * ((cell.weight * cell.size).sum() / tokens)
+        logits = self.parts.classify(outcome.features[None])[0]
+        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        target = self.target(q)
+        divergence = (target * (target.log() - q.clamp_min(1e-6).log())).sum()
+        if isinstance(self.model, Adapted):
+            loss = loss + self.model.penalty()
+        return loss + c.ponder * outcome.ponder.mean() + c.prior * divergence, logits
+
+    def target(self, like: Tensor) -> Tensor:
+        """The Gaussian over cells (cells,), which adds up to 1."""
+        c = self.halting
+        place = (torch.arange(self.cells).to(like) + 0.5) / self.cells
+        return torch.softmax(-0.5 * ((place - c.centre) / c.width) ** 2, 0).clamp_min(1e-6)
+
+    def front(self, images: Tensor) -> Tensor:
+        """I-SPS: one tensor of tokens (1, B, N, C), for all time steps."""
+        if images.dim() == 5:
+            raise ValueError(f"{self._called()} with halting takes images, not frames {tuple(images.shape)}")
+        maps = self.maps(images)
+        once = maps[:1] if self.halting.front == "one" else maps
+        return dense(self.parts.front(once)).flatten(2, -2).mean(0, keepdim=True)
+
+    def visit(self, x: Tensor) -> Iterator[Cell]:
+        """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
+        if self.masked and self.training:
+            raise ValueError("masked=True is for evaluation: in training batch norm must not see tokens that halted")
+        c, blocks = self.halting, list(self.blocks)
+        active = torch.ones(x.shape[1:3], dtype=torch.bool, device=x.device)
+        tokens = Gathered(active)
+        total, size = x.new_zeros(len(tokens)), x.new_ones(len(tokens))
+        states: list[tuple[State | None, Tensor]] = [(None, tokens.index)] * len(blocks)
+        for step in range(self.config.time_steps):
+            rows = tokens.rows(x)
+            for depth, block in enumerate(blocks):
+                last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
+                stream = self._stream(*states[depth], step, tokens)
+                e = self._run(block, rows, stream, tokens)
+                states[depth] = stream.state(), tokens.index
+                flat = e.flatten(0, 2)
+                score, before = halting_score(flat, c.gamma, c.beta), total
+                weight, total, halts = halt(before, score, last, c.epsilon)
+                merged, heirs = self._merge(flat, ~halts, tokens)
+                if self.training and int((~(halts | merged)).sum()) < 2:  # too few for the next batch norm
+                    weight, total, halts = halt(before, score, True, c.epsilon)
+                    merged = torch.zeros_like(merged)
+                yield Cell(step, depth, tokens, flat, weight, size, halts, merged)
+                leave = halts | merged
+                if leave.any():
+                    total, size = _inherit(total, size, merged, heirs)
+                    active = active.flatten().index_fill(0, tokens.index[leave], False).view_as(active)
+                    tokens, total, size, e = Gathered(active), total[~leave], size[~leave], e[:, ~leave]
+                if not len(tokens):
+                    return
+                rows = e
+
+    def _run(self, block: Any, rows: Tensor, stream: Stream, tokens: Gathered) -> Tensor:
+        """The block on rows; or on all tokens, zeros for those that halted, of which the rows are taken."""
+        if not self.masked:
+            return dense(block(rows, stream))
+        masked: Any = stream.tokens
+        return tokens.rows(masked.mask(block(tokens.together(rows, positions=True), stream)))
+
+    def _stream(self, state: State | None, index: Tensor, step: int, tokens: Gathered) -> Stream:
+        """A stream at this step for the tokens that are left of those at `index`, which the state is of."""
+        if state is not None and not self.masked and len(index) > len(tokens):
+            state = state[torch.searchsorted(index, tokens.index)]
+        stream = Stream(state)
+        stream.step = step
+        stream.tokens = Masked(tokens.active) if self.masked else tokens
+        return stream
+
+    @torch.no_grad()
+    def _merge(self, e: Tensor, stays: Tensor, tokens: Gathered) -> tuple[Tensor, Tensor]:
+        """Which tokens another one will stand for, and the row of that one, (n,) each.
+
+        Of an image's tokens that stay, every second one looks among the others for the most similar (AT-SNN, after
+        ToMe); nothing is averaged, so that what is handed on are sums of spikes still.
+        """
+        merged, heirs = torch.zeros_like(stays), torch.arange(len(stays), device=stays.device)
+        if self.halting.merge is None or not stays.any():
+            return merged, heirs
+        unit = F.normalize(e, dim=-1)
+        for image in tokens.image.unique():  # each image by itself
+            rows = ((tokens.image == image) & stays).nonzero().flatten()
+            seekers, hosts = rows[1::2], rows[0::2]
+            if not len(seekers):
+                continue
+            similarity, best = (unit[seekers] @ unit[hosts].T).max(1)
+            found = similarity >= self.halting.merge
+            merged[seekers[found]] = True
+            heirs[seekers[found]] = hosts[best[found]]
+        return merged, heirs
+
+    @torch.no_grad()
+    def visits(self, images: Tensor) -> Visits:
+        """Where each token left: for maps over the image."""
+        x = self.front(images)
+        outcome = _Outcome(x)
+        for cell in self.visit(x):
+            outcome.add(cell)
+        side = images.shape[-2] // self.stride
+        return Visits(*(m.long().unflatten(1, (side, -1)) for m in (outcome.visited, outcome.step, outcome.depth)))
+
+    def settings(self) -> list[float]:
+        """Nine values of β, half a spike of the deciding channel apart; the lowest halts most."""
+        c = self.halting
+        return [c.beta + c.gamma * k / 2 for k in range(-4, 5)]
+
+    def at(self, setting: float) -> SpikingModel:
+        """The same model, weights shared, with another β."""
+        other = copy.copy(self)
+        other.halting = replace(self.halting, beta=setting)
+        return other
+
+
+class _Outcome:
+    """Sums over the cells of tokens x (1, B, N, C): features (B, C); visited, ponder, step, depth (B, N)."""
+
+    def __init__(self, x: Tensor):
+        _, batch, self.tokens, width = x.shape
+        self.features = x.new_zeros(batch, width)
+        self.ponder = x.new_zeros(batch, self.tokens)
+        self.visited, self.step, self.depth = (torch.zeros_like(self.ponder.detach()) for _ in range(3))
+
+    def add(self, cell: Cell) -> None:
+        """One more cell."""
+        index, weight = cell.tokens.index, cell.weight * cell.size
+        share = weight[:, None] * cell.e / self.tokens
+        self.features = self.features.index_add(0, cell.tokens.image, share)
+        ponder = 1 + torch.where(cell.halts, cell.weight, 0)
+        self.ponder = self.ponder.flatten().index_add(0, index, ponder).view_as(self.ponder)
+        self.visited.view(-1)[index] += 1
+        self.step.view(-1)[index] = cell.step + 1
+        self.depth.view(-1)[index] = cell.depth + 1
+
+
+def _inherit(total: Tensor, size: Tensor, merged: Tensor, heirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Totals and sizes once tokens stand for those merged into them: sizes add up, totals are weighted by size.
+
+    So what is left to give away, Σ size · (1 − total), stays.
+    """
+    if not merged.any():
+        return total, size
+    sizes = size.index_add(0, heirs[merged], size[merged])
+    given = total * size
+    return given.index_add(0, heirs[merged], given[merged]) / sizes, sizes
+
+
+def add_halting(
+    model: SpikingModel, config: HaltingConfig | None = None, *, masked: bool = False, **options: Any
+) -> Halting:
+    """The model with tokens that halt, in space and time; its weights are shared, not copied.
+
+    For t = 1 … T, for l = 1 … depth: token k has the score h = σ(γ·e₀ − β) from the first channel of the block's
+    output, which it adds up; at 1 − ε it halts: no later block and no later step sees it, neither as query nor as key
+    or value. Hierarchical models halt in the stage of final resolution.
+
+    Args:
+        model: Spikformer, Spikingformer, QKFormer, MSViT or STMixer; with time steps allocated, too.
+        config, options: see `HaltingConfig`.
+        masked: compute what has halted, too, and set it to zero: slower, with the same result.
+
+    Raises:
+        ValueError: a model without a time axis; one with early exit; mixers whose tokens share a mask; STMixer with
+            auxiliary heads; published weights that need the batch leak.
+    """
+    require_time(model, "halting")
+    called = model.name or type(model).__name__
+    if taken := [name for name, _ in model.methods if name != "time_steps" and name != "thresholds"]:
+        raise ValueError(f"halting does not combine with {taken[0]}: {called} would have no logits of every step")
+    parts: Any = model.base
+    if not hasattr(parts, "encoder") or hasattr(parts, "head_lif"):
+        raise ValueError(
+            f"halting is for encoders of Spikformer, Spikingformer, QKFormer, MSViT and STMixer, with a linear head on "
+            f"the mean over tokens; {called} is a {type(parts).__name__}"
+        )
+    if len(getattr(parts, "sml", ())):
+        raise ValueError(f"halting does not combine with sml=True: the auxiliary heads of {called} see all tokens")
+    for i, block in enumerate(parts.encoder):
+        if not isinstance(block.attn, MIXERS):
+            known = ", ".join(kind.__name__ for kind in MIXERS)
+            raise ValueError(
+                f"halting needs mixers of {known}; block {i} of {called} has {type(block.attn).__name__}, whose tokens "
+                "share neurons"
+            )
+        if getattr(block.attn, "legacy_batch_leak", False):
+            raise ValueError("legacy_batch_leak=True lets images leak into each other and cannot run cell by cell")
+    return Halting(model, config or HaltingConfig(**options), masked=masked)
