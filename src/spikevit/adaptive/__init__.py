@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from spikevit.adaptive.ann import ann_twin, set_thresholds, start_from_ann
 from spikevit.adaptive.early_exit import EarlyExit, add_early_exit, choose_threshold, exit_steps
 from spikevit.adaptive.halting import Halting, HaltingConfig, add_halting
 from spikevit.adaptive.time_steps import DynamicTimeSteps, allocate_time_steps
@@ -14,6 +15,7 @@ from spikevit.models import SpikingModel
 METHODS: dict[str, Callable[..., SpikingModel]] = {
     "early_exit": add_early_exit,
     "halting": add_halting,
+    "thresholds": set_thresholds,
     "time_steps": allocate_time_steps,
 }
 
@@ -36,7 +38,10 @@ __all__ = [
     "add_early_exit",
     "add_halting",
     "allocate_time_steps",
+    "ann_twin",
     "apply_methods",
     "choose_threshold",
     "exit_steps",
+    "set_thresholds",
+    "start_from_ann",
 ]

@@ -52,6 +52,17 @@ class Adapted(SpikingModel):
         return (*self.model.methods, (self.method, self.options()))
 
     @property
+    def meets_target(self) -> bool:  # type: ignore[override]
+        """As the model inside."""
+        return self.model.meets_target
+
+    def dense_twin(self) -> SpikingModel:
+        """The model of the zoo on the meta device: what baselines without spikes are counted on."""
+        with torch.device("meta"):
+            twin: Any = type(self.base)
+            return twin(self.base.config).eval()
+
+    @property
     def base(self) -> SpikingModel:
         """The model of the zoo."""
         return self.model.base

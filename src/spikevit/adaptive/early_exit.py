@@ -112,6 +112,7 @@ class EarlyExit(Adapted):
 
     method = "early_exit"
     knob = "threshold"
+    shares_stem = False
 
     def __init__(self, model: SpikingModel, threshold: float, measure: str = "confidence"):
         _check(threshold, measure)

@@ -144,6 +144,7 @@ class Halting(Adapted):
         super().__init__(model)
         self.halting, self.masked = config, masked
         self.streaming = False
+        self.shares_stem = config.front == "average"
 
     def options(self) -> dict[str, Any]:
         """Of `add_halting`."""
@@ -259,7 +260,7 @@ class Halting(Adapted):
         if state is not None and not self.masked and len(index) > len(tokens):
             state = state[torch.searchsorted(index, tokens.index)]
         stream = Stream(state)
-        stream.step = step
+        stream.step, stream.owns_state = step, True
         stream.tokens = Masked(tokens.active) if self.masked else tokens
         return stream
 
@@ -318,9 +319,8 @@ class _Outcome:
 
     def add(self, cell: Cell) -> None:
         """One more cell."""
-        index, weight = cell.tokens.index, cell.weight * cell.size
-        share = weight[:, None] * cell.e / self.tokens
-        self.features = self.features.index_add(0, cell.tokens.image, share)
+        index, share = cell.tokens.index, cell.weight * cell.size / self.tokens
+        self.features = self.features.index_add(0, cell.tokens.image, share[:, None] * cell.e)
         ponder = 1 + torch.where(cell.halts, cell.weight, 0)
         self.ponder = self.ponder.flatten().index_add(0, index, ponder).view_as(self.ponder)
         self.visited.view(-1)[index] += 1

@@ -24,7 +24,7 @@ from spikevit.neurons import Neuron, TimeGate
 from spikevit.neurons.gate import PATTERNS
 
 PER = ("layer", "block")
-FIRST, LAST = 2.0, 0.5  # scores that training starts from: the last step is the easiest to close
+FIRST, LAST = 0.8, 0.2  # scores that training starts from: the last step is the easiest to close
 
 
 class DynamicTimeSteps(Adapted):
@@ -84,7 +84,7 @@ class DynamicTimeSteps(Adapted):
         return sum(map(sum, table)) / len(table)
 
     @property
-    def meets_target(self) -> bool:
+    def meets_target(self) -> bool:  # type: ignore[override]
         """Whether mean_steps is down to the target."""
         return self.target is None or self.mean_steps <= self.target + 1e-9
 
@@ -141,11 +141,11 @@ class DynamicTimeSteps(Adapted):
         return float(self.config.time_steps) if self.frozen else 0.5
 
     def settings(self) -> list[float]:
-        """Nine of the scores that occur, and 1/2, the highest first: it opens the fewest steps. Frozen: 1 … T."""
+        """Some of the scores that occur, and 1/2, the highest first: it opens the fewest steps. Frozen: 1 … T."""
         if self.frozen:
             return list(map(float, range(1, self.config.time_steps + 1)))
         scores = torch.cat([gate.scores.detach().double() for gate in self._gates()]).sigmoid().unique()
-        chosen = scores[torch.linspace(0, len(scores) - 1, min(9, len(scores))).long()]
+        chosen = scores[torch.linspace(0, len(scores) - 1, min(10, len(scores))).long()][:-1]  # above all: none is open
         return sorted({0.5, *(round(s, 4) for s in chosen.tolist())}, reverse=True)
 
     def at(self, setting: float) -> SpikingModel:

@@ -1,50 +1,100 @@
-"""spikevit eval: how often a checkpoint is right."""
+"""spikevit eval: how often a checkpoint is right, and what it computes for it."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 EXAMPLE = """examples:
   spikevit eval runs/digits-1/best.safetensors
-  spikevit eval best.safetensors --split val --root /data/cifar10 --json"""
+  spikevit eval best.safetensors --split val --root /data/cifar10 --json
+  spikevit eval best.safetensors --curve curve.csv --plot curve.svg"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A checkpoint and where its data is."""
+    """A checkpoint, where its data is, and where to write the curve."""
     parser.add_argument("checkpoint", help="a .safetensors file of spikevit")
     parser.add_argument("--split", default="test", help="test, val or train (default: test)")
     parser.add_argument("--root", help="folder of the data set, where it is not that of training")
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--curve", metavar="FILE", help="accuracy against computation at every setting, as .csv")
+    parser.add_argument("--plot", metavar="FILE", help="a picture of the curve, .svg or .png")
+    parser.add_argument(
+        "--count-images", type=int, default=64, help="how many to count the curve's operations on (default: 64)"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the accuracy on the data set that the checkpoint was trained on."""
+    """Prints accuracy and work on the data set that the checkpoint was trained on; with --curve, at every setting."""
     import json
+    from functools import partial
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from spikevit.models.checkpoint import load_model, read_about
+    from spikevit.models.checkpoint import load_model, read_about, write_atomically
+    from spikevit.report.curve import curve
     from spikevit.training.evaluate import evaluate
     from spikevit.training.run import load_data_of
 
+    _check(args)
     about = read_about(args.checkpoint)
     if "data" not in about:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on; use spikevit.training.evaluate")
     data = load_data_of(about, root=args.root)
     model = load_model(args.checkpoint)
+    found = None
     with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
         task = bar.add_task("testing")
-        score = evaluate(
-            model,
-            data.split(args.split),
-            data.info,
-            batch_size=args.batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        options: dict[str, Any] = {
+            "batch_size": args.batch_size,
+            "progress": lambda done, total: bar.update(task, completed=done, total=total),
+        }
+        if args.curve or args.plot:
+            found = curve(model, data.split(args.split), data.info, count_images=args.count_images, **options)
+            score = found.chosen.score
+        else:
+            score = evaluate(model, data.split(args.split), data.info, **options)
+    if found and args.curve:
+        write_atomically(args.curve, partial(Path.write_text, data=found.to_csv()))
+    if found and args.plot:
+        found.plot(args.plot)
     if args.json:
-        print(json.dumps({"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": args.split}))
-    else:
-        print(f"{score.accuracy:.2%}: {score.right} of {score.total} {args.split} images of {data.info.name} right")
+        answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": args.split}
+        answer |= {"work": score.work, "work_unit": model.work_unit}
+        print(json.dumps(answer | ({"curve": found.to_dict()} if found else {})))
+        return 0
+    line = f"{score.accuracy:.2%}: {score.right} of {score.total} {args.split} images of {data.info.name} right"
+    print(line + _work(model, score.work))
+    if found:
+        console = Console(highlight=False)
+        console.print(found)
+        for name, path in (("Curve", args.curve), ("Picture", args.plot)):
+            if path:
+                console.print(f"{name}: {path}", soft_wrap=True)
     return 0
+
+
+def _work(model: Any, work: float) -> str:
+    """What an image took, in words; nothing for models without time steps."""
+    if not model.time_axis:
+        return ""
+    of = f" of {model.config.time_steps}" if model.work_unit == "time steps" else ""
+    return f", {round(work, 2):g}{of} {model.work_unit}"
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses files that cannot be written, before any work is done."""
+    from spikevit.report.plan_plot import check_path
+
+    if args.count_images < 1:
+        raise ValueError(f"--count-images {args.count_images} must be at least 1")
+    if args.curve and Path(args.curve).suffix != ".csv":
+        raise ValueError(f"{args.curve}: a curve is written as .csv; give it such an ending")
+    if args.plot:
+        check_path(Path(args.plot))
+    for option, path in (("--curve", args.curve), ("--plot", args.plot)):
+        if path and Path(path).exists():
+            raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")

@@ -6,6 +6,7 @@ for them `together` and hands its result back `apart`; in an ordinary run both d
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +42,7 @@ class Gathered:
             return rows.view(1, batch, tokens, -1)
         place = self.index
         if not positions:
-            place, tokens = self._compact()
+            place, tokens = self._compact
         out = rows.new_zeros(batch * tokens, rows.shape[-1]).index_copy(0, place, rows.flatten(0, 2))
         return out.view(1, batch, tokens, -1)
 
@@ -49,9 +50,10 @@ class Gathered:
         """The inverse: rows of (1, B, K, C)."""
         flat = x.flatten(0, 2)
         if not self.all:
-            flat = flat[self.index if positions else self._compact()[0]]
+            flat = flat[self.index if positions else self._compact[0]]
         return flat[None, :, None]
 
+    @cached_property
     def _compact(self) -> tuple[Tensor, int]:
         """Places of the rows where each image's are side by side, and how many places an image has."""
         numbers = self.active.sum(1)

@@ -37,12 +37,16 @@ class ModelConfig:
 class SpikingModel(nn.Module):
     """A classifier of images (B, C, H, W), shown at every one of T steps, or of frames (T, B, C, H, W).
 
-    Traits: `time_axis` (has a common axis of time steps) and `streaming` (offers `step`); `stride` is how many
-    pixels a final token spans in height and width, which must divide the image size.
+    Traits: `time_axis` (has a common axis of time steps), `streaming` (offers `step`) and `shares_stem` (the first
+    convolution of a still image runs once for all steps); `stride` is how many pixels a final token spans in height
+    and width, which must divide the image size. `meets_target`: whether training has reached what it aims at besides
+    accuracy.
     """
 
     time_axis = True
     streaming = True
+    shares_stem = True
+    meets_target = True
     stride: int
     config: ModelConfig
     name: str | None = None  # of the registry, set by create_model

@@ -15,6 +15,7 @@ from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, families
 
 KEY = "spikevit"  # of the metadata
+OWN = ("format", "family", "name", "config", "methods")  # what every checkpoint says; the rest is the saver's
 FORMAT = 2  # since methods can be applied to a model; without any, files are as those of format 1
 
 
@@ -35,7 +36,7 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
     }
     if model.methods:
         description["methods"] = model.methods
-    if taken := description.keys() & about:
+    if taken := about.keys() & OWN:
         raise ValueError(f"about={sorted(taken)}: these names are the checkpoint's own; take others")
     description |= about
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {KEY: json.dumps(description)}))

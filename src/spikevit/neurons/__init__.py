@@ -5,7 +5,7 @@ from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig
 from spikevit.neurons.expg import ExpGIF, Staircase
 from spikevit.neurons.fused import fused_lif
 from spikevit.neurons.gate import TimeGate, needed, time_mask
-from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF
+from spikevit.neurons.lif import BACKENDS, IF, LIF, Neuron, ParametricLIF, Rectifier
 from spikevit.neurons.plain import lif
 from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.spike_train import NotConvertible, SpikeTrain
@@ -27,6 +27,7 @@ __all__ = [
     "NotConvertible",
     "ParametricLIF",
     "Rectangle",
+    "Rectifier",
     "Sigmoid",
     "SomeSteps",
     "SpikeTrain",

@@ -27,7 +27,8 @@ class Neurons(Protocol):
 class NeuronConfig:
     """Neurons of a model. The defaults are those of the field: SpikingJelly's LIF, τ = 2, sigmoid of steepness 4.
 
-    kind: "lif", "if", "plif" (τ learnt), or "expg" for models without a time axis (Ge²mS-T). tau: time constant in
+    kind: "lif", "if", "plif" (τ learnt), "expg" for models without a time axis (Ge²mS-T), or "relu", which makes the
+    ANN twin of a network, of one time step. tau: time constant in
     steps. decay_input: whether x is divided by τ too. reset: "hard" (to 0) or "soft" (by subtraction). surrogate:
     "sigmoid", "atan", "triangle", "rectangle" or "dspike", of steepness alpha (None: its default).
     """
@@ -42,7 +43,7 @@ class NeuronConfig:
 
     def build(self, threshold: float = 1.0):
         """A layer of such neurons that fire at `threshold`."""
-        from spikevit.neurons.lif import IF, LIF, ParametricLIF
+        from spikevit.neurons.lif import IF, LIF, ParametricLIF, Rectifier
         from spikevit.neurons.surrogate import make_surrogate
 
         options: dict[str, Any] = {
@@ -52,11 +53,13 @@ class NeuronConfig:
         }
         if self.kind == "expg":
             raise ValueError("neuron kind 'expg' has no time axis and no common threshold: it is for ge2mst models")
+        if self.kind == "relu":
+            return Rectifier()
         if self.kind == "if":
             return IF(threshold, **options)
         leaky = {"lif": LIF, "plif": ParametricLIF}
         if self.kind not in leaky:
-            raise unknown("neuron kind", self.kind, [*leaky, "if", "expg"])
+            raise unknown("neuron kind", self.kind, [*leaky, "if", "expg", "relu"])
         return leaky[self.kind](threshold, tau=self.tau, decay_input=self.decay_input, **options)
 
     def mask(self) -> nn.Module:

@@ -59,10 +59,11 @@ class Neuron(nn.Module):
 
     def forward(self, x: Any, stream: Stream | None = None) -> Any:
         v, start = (stream.read(), stream.step) if stream is not None else (None, 0)
+        owned = stream is not None and stream.owns_state
         if self.gate is not None and self.gate.skips:
             spikes, v = self._open_steps(x, v, self.gate.live(len(x), start), self.gate.until(len(x), start))
         else:
-            spikes, v = self.run(dense(x), v)
+            spikes, v = self.run(dense(x), v, in_place=owned)
             if self.gate is not None:
                 spikes = self.gate(spikes, start)
         if stream is not None:
@@ -82,8 +83,8 @@ class Neuron(nn.Module):
             return spikes, v
         return SomeSteps(spikes if len(live) == last else spikes[list(live)], live, len(x), computed=last), v
 
-    def run(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Spikes (T, ...) and the membrane after the last step, from the membrane v before the first."""
+    def run(self, x: Tensor, v: Tensor | None = None, in_place: bool = False) -> tuple[Tensor, Tensor]:
+        """Spikes (T, ...) and the membrane after the last step, from v before the first, which may be overwritten."""
         return BACKENDS[self.backend](
             x,
             v,
@@ -93,6 +94,7 @@ class Neuron(nn.Module):
             reset=self.reset,
             detach_reset=self.detach_reset,
             surrogate=self.surrogate,
+            in_place=in_place,
         )
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -143,6 +145,13 @@ class ParametricLIF(Neuron):
     @property
     def leak(self) -> Tensor:
         return torch.sigmoid(-self.w)
+
+
+class Rectifier(nn.Module):
+    """max(0, x): no neuron, what stands in its place in the ANN twin of a network. No time, no threshold."""
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        return torch.relu(x)
 
 
 def _valid_tau(tau: float) -> float:

@@ -44,6 +44,7 @@ def lif(
     reset: str = "hard",
     detach_reset: bool = True,
     surrogate: Surrogate = Sigmoid(),
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Spikes of leaky integrate-and-fire neurons, and the membrane they leave behind.
 
@@ -59,7 +60,8 @@ def lif(
 
     Args:
         x: input currents, shape (T, ...), T ≥ 1.
-        v: membrane before the first step, shape (...); None is rest, v = 0.
+        v: membrane before the first step, shape (...); None is rest, v = 0. in_place: it may be overwritten, by
+            versions that gain from it.
         leak: what remains of the membrane after a step; a scalar tensor is learnable.
 
     Returns:

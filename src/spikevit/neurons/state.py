@@ -37,9 +37,11 @@ class Stream:
     """One step that starts from a state and leaves one behind: each neuron reads its membrane and writes the next.
 
     step: how many steps were run before. tokens: which of them take part, where some have halted (`layers.tokens`).
+    owns_state: nobody else reads the state, its membranes may be overwritten.
     """
 
     tokens: Any = None
+    owns_state = False
 
     def __init__(self, state: State | None):
         self.before = state.membranes if state is not None else None

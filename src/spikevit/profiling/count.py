@@ -134,7 +134,7 @@ class Counts:
     """What a run over `images` images executed. Lists are in order of execution.
 
     elementwise: additions, norms, pools, activation functions: no convention charges them, except batch norm.
-    frames: the images were sequences, so that the first convolution ran at every step, too.
+    frames: the first convolution ran at every step by itself, as of sequences of images; of a still one it is shared.
     uncounted: operators on data that this counter does not know, and so what the totals lack.
     batches: images and tallies of single batches, in the order of `operators`, for the spread.
     """
@@ -447,8 +447,9 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
                         f"{type(model).__name__} does not take {_shown(inputs)}: {error}; "
                         "a batch may be a tuple of all its arguments"
                     ) from error
-                counts.frames = inputs[0].dim() == 5 and isinstance(model, SpikingModel)
-                images = inputs[0].shape[1 if counts.frames else 0]
+                frames = inputs[0].dim() == 5 and isinstance(model, SpikingModel)
+                counts.frames = frames or not getattr(model, "shares_stem", True)
+                images = inputs[0].shape[1 if frames else 0]
                 counts.images += images
                 for key in counter.batch:
                     keys.setdefault(key, len(keys))

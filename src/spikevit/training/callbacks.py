@@ -22,14 +22,15 @@ from spikevit.training.backend import pl
 class RunFiles(pl.Callback):
     """At the end of every epoch: a row of metrics.csv, last.safetensors, best.safetensors, and resume.ckpt.
 
-    best is by validation accuracy, and by validation loss among equals. resume.ckpt holds what exact continuation
+    best is by validation accuracy, and by validation loss among equals; with a target besides accuracy, among the
+    epochs that met it. resume.ckpt holds what exact continuation
     needs besides: optimiser, schedule, raw and averaged weights, loops.
     """
 
     def __init__(self, directory: Path, about: dict[str, Any]):
         self.directory = directory
         self.about = about
-        self.best = (-1.0, 0.0)  # accuracy, minus loss
+        self.best = (False, -1.0, 0.0)  # target met, accuracy, minus loss
         self.started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class RunFiles(pl.Callback):
         """Writes everything; each file whole or not at all."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = epoch_row(trainer, metrics, time.monotonic() - self.started)
-        figures = (row["val_accuracy"], -row["val_loss"])
+        figures = (pl_module.trained.meets_target, row["val_accuracy"], -row["val_loss"])
         improved, self.best = figures > self.best, max(figures, self.best)
         if trainer.is_global_zero:
             append_rows(self.directory / "metrics.csv", [row])
@@ -71,6 +72,7 @@ def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[s
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
         "loss": metrics["loss_epoch"],
         "val_loss": metrics["val_loss"],
+        "val_work": metrics["val_work"],
         "val_accuracy": metrics["val_accuracy"],
         "seconds": round(seconds, 3),
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikevit.data import Batches, DataInfo, make_loader, normalise
@@ -55,3 +56,18 @@ def evaluate(
     finally:
         model.train(was_training)
     return Score(right, total, work / total)
+
+
+@torch.no_grad()
+def logits_per_step(
+    model: SpikingModel, dataset: Dataset, info: DataInfo, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Logits of every step (T, N, classes) and labels (N,) of all images, in evaluation mode."""
+    loader = make_loader(dataset, Batches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False), 0)  # type: ignore[arg-type]
+    was_training = model.training
+    model.eval()
+    try:
+        found = [(model(normalise(x.to(model.device), info).to(model.dtype), per_step=True), y) for x, y in loader]
+    finally:
+        model.train(was_training)
+    return torch.cat([z.cpu() for z, _ in found], 1), torch.cat([y for _, y in found])

@@ -71,9 +71,9 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy of the trained model."""
         images, labels = batch
-        logits = self.trained(normalise(images, self.data.info).to(self.dtype))
+        logits, work = self.trained.run(normalise(images, self.data.info).to(self.dtype))
         right = (logits.argmax(-1) == labels).float().mean()
-        metrics = {"val_loss": F.cross_entropy(logits, labels), "val_accuracy": right}
+        metrics = {"val_loss": F.cross_entropy(logits, labels), "val_accuracy": right, "val_work": work.float().mean()}
         self.log_dict(metrics, batch_size=len(images), sync_dist=True)
 
     def configure_optimizers(self) -> Any:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from spikevit.adaptive.early_exit import MEASURES
+from spikevit.adaptive.halting import HaltingConfig
 from spikevit.data.config import AugmentConfig
 from spikevit.data.optional import need
 from spikevit.errors import unknown
@@ -21,11 +23,13 @@ class ModelRecipe:
     """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
 
     start: a checkpoint of the same model to go on from; with config.grid_bits it is quantised first (exact mode).
+    ann: a checkpoint of its twin with neurons of kind "relu" to take weights and thresholds from.
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
     name: str = "spikformer_tiny"
     start: str | None = None
+    ann: str | None = None
     backend: str | None = None
     time_steps: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +101,31 @@ class SpikesRecipe:
 
 
 @dataclass
+class TimeStepsRecipe:
+    """Dynamic time steps: which steps of which layers pass spikes. See `adaptive.allocate_time_steps`.
+
+    target: mean open steps over layers; None is a penalty on all scores. weight: λ of either. per: "layer" or
+    "block". pattern: "prefix" or "free".
+    """
+
+    target: float | None = None
+    weight: float = 1.0
+    per: str = "layer"
+    pattern: str = "prefix"
+
+
+@dataclass
+class EarlyExitRecipe:
+    """Early exit over time, after training: its threshold is chosen on the validation images.
+
+    tolerance: accuracy there that may be lost, a share of the images. measure: "confidence", "margin" or "entropy".
+    """
+
+    tolerance: float = 0.0
+    measure: str = "confidence"
+
+
+@dataclass
 class TrainerRecipe:
     """How it runs. precision: as Lightning names it ("32-true", "16-mixed", "bf16-mixed", "64-true").
 
@@ -118,7 +147,10 @@ class TrainerRecipe:
 
 @dataclass
 class Recipe:
-    """A training run. Every field has a default, so that a recipe says only what it is about."""
+    """A training run. Every field has a default, so that a recipe says only what it is about.
+
+    time_steps, halting and early_exit are methods of adaptive computation; without their section they are not applied.
+    """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -127,6 +159,9 @@ class Recipe:
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     regularisation: RegularisationRecipe = field(default_factory=RegularisationRecipe)
     spikes: SpikesRecipe = field(default_factory=SpikesRecipe)
+    time_steps: TimeStepsRecipe | None = None
+    halting: HaltingConfig | None = None
+    early_exit: EarlyExitRecipe | None = None
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
 
     def __post_init__(self) -> None:
@@ -154,6 +189,14 @@ class Recipe:
             raise ValueError(f"spikes.target={self.spikes.target} must be greater than 0 spikes per neuron")
         if not self.spikes.weight > 0:
             raise ValueError(f"spikes.weight={self.spikes.weight} must be greater than 0")
+        if self.early_exit and self.halting:
+            raise ValueError("early_exit does not combine with halting, which has no logits of every step: take one")
+        if self.early_exit and not 0 <= self.early_exit.tolerance < 1:
+            raise ValueError(f"early_exit.tolerance={self.early_exit.tolerance} must be at least 0 and less than 1")
+        if self.early_exit and self.early_exit.measure not in MEASURES:
+            raise unknown("early_exit.measure", self.early_exit.measure, MEASURES)
+        if self.model.start and self.model.ann:
+            raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
         if self.spikes.per not in ("network", "layer"):
             raise unknown("spikes.per", self.spikes.per, ("network", "layer"))
         decay = self.regularisation.ema_decay
@@ -227,6 +270,7 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, whole: str) -> None
 
 def _check_keys(plain: Any, kind: Any, where: str = "") -> None:
     """Refuses keys that no field has: jsonargparse would say so too, but not which ones are near."""
+    kind = next((k for k in get_args(kind) if is_dataclass(k)), kind) if plain is not None else None  # of an optional
     if not is_dataclass(kind):
         return
     if not isinstance(plain, dict):

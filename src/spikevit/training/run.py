@@ -12,16 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spikevit import __version__
+from spikevit.adaptive import (
+    DynamicTimeSteps,
+    Halting,
+    add_early_exit,
+    add_halting,
+    allocate_time_steps,
+    choose_threshold,
+    set_thresholds,
+    start_from_ann,
+)
 from spikevit.conversion.quantise import quantise
-from spikevit.data import Data, load_data
+from spikevit.data import Data, load_data, normalise
+from spikevit.data.batches import collate
 from spikevit.models import SpikingModel, create_model
-from spikevit.models.checkpoint import load_model, load_weights, read_about, write_atomically
+from spikevit.models.checkpoint import OWN, load_model, load_weights, read_about, save_model, write_atomically
 from spikevit.neurons import set_backend
 from spikevit.training.backend import pl
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
-from spikevit.training.evaluate import evaluate
+from spikevit.training.evaluate import evaluate, logits_per_step
 from spikevit.training.module import Classifier, NonFiniteLoss
 from spikevit.training.recipe import ModelRecipe, Recipe, load_recipe
 
@@ -44,9 +56,36 @@ def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
         raise ValueError(f"model.config sets {sorted(clash)}, which the data set decides: change `data` instead")
     torch.manual_seed(recipe.trainer.seed)
     model = start_from(m, fits) if m.start else create_model(m.name, time_steps=m.time_steps, **fits, **m.config)
+    if m.ann:
+        model = start_from_ann(model, load_model(m.ann), _some_images(data).to(model.dtype))
     if m.backend:
         set_backend(model, m.backend)
-    return model, data
+    if recipe.time_steps:
+        model = allocate_time_steps(model, **vars(recipe.time_steps))
+    if recipe.halting:
+        model = add_halting(model, recipe.halting)
+    return model.train(), data
+
+
+def _some_images(data: Data, images: int = 256) -> Tensor:
+    """The first training images, normalised."""
+    part: Any = data.split("train")
+    found, _ = collate(part.__getitems__(range(min(images, len(part)))))
+    return normalise(found, data.info)
+
+
+def finish(recipe: Recipe, model: SpikingModel, data: Data) -> SpikingModel:
+    """The model as it is to be run: time steps frozen, the threshold of early exit chosen on the validation images."""
+    if isinstance(model, Halting) and isinstance(model.model, DynamicTimeSteps):
+        model = add_halting(model.model.freeze(), model.halting)
+    elif isinstance(model, DynamicTimeSteps):
+        model = model.freeze()
+    if recipe.early_exit:
+        e = recipe.early_exit
+        logits, labels = logits_per_step(model, data.split("val"), data.info)
+        threshold = choose_threshold(logits, labels, tolerance=e.tolerance, measure=e.measure)
+        model = add_early_exit(model, threshold, measure=e.measure)
+    return model
 
 
 def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
@@ -56,7 +95,10 @@ def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
     exact = m.config.get("grid_bits") is not None and saved.get("grid_bits") is None
     config = {key: saved[key] for key in ("code", "codes") if saved.get(key) is not None}  # as planned
     config |= {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
-    model = load_weights(create_model(m.name, time_steps=m.time_steps, **fits, **config), m.start)
+    model = create_model(m.name, time_steps=m.time_steps, **fits, **config)
+    if thresholds := [options for name, options in read_about(m.start).get("methods", []) if name == "thresholds"]:
+        model = set_thresholds(model, **thresholds[-1])
+    model = load_weights(model, m.start)
     if not exact:
         return model
     quantised = quantise(model, m.config["grid_bits"]).train()
@@ -111,7 +153,14 @@ def train(directory: str | Path, recipe: Recipe | None = None, *, progress: bool
     _fit(make_trainer(recipe, directory, about, progress), module, resume if resume.exists() else None, directory)
     if is_helper():
         return {}
-    results = {**test(directory / "best.safetensors", data), "parameters": sum(p.numel() for p in model.parameters())}
+    best = directory / "best.safetensors"
+    trained = load_model(best)
+    final = finish(recipe, trained, data)
+    if final is not trained:
+        best = directory / "final.safetensors"
+        about = read_about(directory / "best.safetensors")
+        save_model(final, best, **{key: value for key, value in about.items() if key not in OWN})
+    results = {**test(best, data), "parameters": sum(p.numel() for p in model.parameters())}
     results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
     write_atomically(directory / "results.json", lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
     return results
@@ -161,11 +210,14 @@ def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
     about = read_about(checkpoint)
     data = data or load_data_of(about)
     split = "test" if data.test is not None else "val"
-    score = evaluate(load_model(checkpoint), data.split(split), data.info)
+    model = load_model(checkpoint)
+    score = evaluate(model, data.split(split), data.info)
     return {
         "accuracy": score.accuracy,
         "right": score.right,
         "total": score.total,
+        "work": score.work,
+        "work_unit": model.work_unit,
         "split": split,
         "best_epoch": about.get("epoch"),
         "val_accuracy": about.get("val_accuracy"),

@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from spikevit.adaptive.adapted import Adapted
-from spikevit.adaptive.early_exit import EarlyExit
 from spikevit.data import Batches, DataInfo, make_loader, normalise
 from spikevit.models import SpikingModel
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.conventions import Energy, exact, paper
+from spikevit.profiling.conventions import exact, paper
 from spikevit.profiling.count import Counts, count
 from spikevit.profiling.profile import NOTE
 from spikevit.training.evaluate import Score, evaluate
@@ -164,11 +162,11 @@ def curve(
             def told(done: int, total: int, i: int = i) -> None:
                 progress(i * total + done, len(points) * total)
 
-            counts, steps = _count(at, dataset, info, batch_size, count_images)
+            counts = _count(at, dataset, info, batch_size, count_images)
             started = time.perf_counter()
             score = evaluate(at, dataset, info, batch_size=batch_size, progress=told)
             wall = time.perf_counter() - started
-            spent, published = exact(counts, table), _paper(at, counts, steps, table)
+            spent, published = exact(counts, table), paper(counts, table)
             images = counts.images
             found.append(
                 Point(
@@ -202,9 +200,8 @@ def _with_steps(model: SpikingModel, steps: int) -> SpikingModel:
     return other
 
 
-@torch.no_grad()
-def _count(model: SpikingModel, dataset: Dataset, info: DataInfo, batch_size: int, images: int) -> tuple[Counts, float]:
-    """What ran on the first images, and how much work they took, on average."""
+def _count(model: SpikingModel, dataset: Dataset, info: DataInfo, batch_size: int, images: int) -> Counts:
+    """What ran on the first images."""
     n = min(images, len(cast(Sized, dataset)))
     batches = Batches(n, min(batch_size, n), seed=0, shuffle=False, drop_last=False)
 
@@ -212,18 +209,4 @@ def _count(model: SpikingModel, dataset: Dataset, info: DataInfo, batch_size: in
         for x, _ in make_loader(Subset(dataset, range(n)), batches):
             yield normalise(x.to(model.device), info).to(model.dtype)
 
-    counts = count(model, shown())
-    return counts, sum(float(model.run(x)[1].double().sum()) for x in shown()) / counts.images
-
-
-def _paper(model: SpikingModel, counts: Counts, work: float, constants: Constants) -> Energy:
-    """`conventions.paper`, which charges the first convolution at every step: at every one that an image took.
-
-    Early exit runs it at each of them. Elsewhere all steps of a still image share it, so that it ran once.
-    """
-    once = paper(counts, constants, stem="once")
-    if isinstance(model, EarlyExit):
-        return once
-    steps = work if model.work_unit == "time steps" else counts.time_steps
-    stem = sum(c.macs for c in counts.operators if c.stem) / counts.images
-    return once + Energy(macs=(steps - 1) * stem, constants=constants)
+    return count(model, shown())

@@ -1,0 +1,325 @@
+"""Halting in space and time: the weights of cells, and that gathered tokens compute what masked ones do."""
+
+import pytest
+import torch
+from adaptive_models import HALTING, SWAPPED, images, make
+
+from spikevit import convert, count, create_model, load_model, observe, record_spikes, save_model
+from spikevit.adaptive import add_early_exit, add_halting
+from spikevit.adaptive.halting import halting_score, halting_weights
+from spikevit.layers.tokens import Gathered
+
+NEVER = {"beta": 1e4}  # no token halts before the last cell
+SOME = {"gamma": 4.0, "beta": 8.0}
+
+
+def cells(model, x) -> list:
+    """Of every cell: what happened, and the spikes of its neurons, in firing order."""
+    found, spikes = [], []
+    with torch.no_grad():
+        front = model.front(x)
+        with observe(model.base, lambda name, s: spikes.append((name, s))):
+            for cell in model.visit(front):
+                found.append((cell, tuple(spikes)))
+                spikes.clear()
+    return found
+
+
+def assert_gathered_equals_masked(model, x, **options):
+    gathered, masked = add_halting(model, **options), add_halting(model, masked=True, **options)
+    ours, theirs = cells(gathered, x), cells(masked, x)
+    assert len(ours) == len(theirs)
+    for (cell, spikes), (same, all_spikes) in zip(ours, theirs, strict=True):
+        assert torch.equal(cell.tokens.index, same.tokens.index), (cell.step, cell.depth)
+        assert [name for name, _ in spikes] == [name for name, _ in all_spikes]
+        halted = ~cell.tokens.active.flatten()
+        for (name, s), (_, every) in zip(spikes, all_spikes, strict=True):
+            every = every.flatten(0, 2)
+            assert torch.equal(s.flatten(0, 2), every[cell.tokens.index]), (cell.step, cell.depth, name)
+            assert not every[halted].any(), name
+    torch.testing.assert_close(gathered(x), masked(x), rtol=0, atol=1e-9)
+    visited = gathered.run(x)[1]
+    assert torch.equal(visited, masked.run(x)[1])
+    assert visited.mean() < 0.99 * gathered.cells and len({c.step for c, _ in ours}) > 1, "some halt, some stay"
+    return gathered
+
+
+@pytest.mark.parametrize("options", [SOME, SOME | {"merge": 0.9}], ids=["halt", "merge"])
+@pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
+def test_gathered_equals_masked(name, options):
+    """Every neuron, every logit; and no image sees whether another one has halted."""
+    model, x = make(name), images()
+    halting = assert_gathered_equals_masked(model, x, **options)
+    logits, visited = halting.run(x)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(halting(x[order]), logits[order], rtol=0, atol=1e-9)
+    for i in range(4):
+        one, cells_of_one = halting.run(x[i : i + 1])
+        torch.testing.assert_close(one, logits[i : i + 1], rtol=0, atol=1e-9)
+        assert torch.equal(cells_of_one, visited[i : i + 1])
+
+
+@pytest.mark.parametrize("front", ["one", "average"])
+@pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
+def test_without_halting_it_is_the_plain_encoder(name, front):
+    """Its spikes at every step, on the same tokens, and its last output as features."""
+    model, x = make(name), images()
+    halting = add_halting(model, front=front, **NEVER)
+    with torch.no_grad():
+        tokens = halting.front(x)
+        expected: dict[str, torch.Tensor] = {}
+        y = tokens.expand(4, *tokens.shape[1:])
+        with observe(model, expected.__setitem__):
+            for block in model.encoder:
+                y = block(y)
+    for cell, spikes in cells(halting, x):
+        for name, s in spikes:
+            theirs = expected[name][cell.step].flatten(0, 1)
+            assert torch.equal(s.flatten(0, 2), theirs), (name, cell.step)
+    logits, visited = halting.run(x)
+    assert (visited == halting.cells).all()
+    torch.testing.assert_close(logits, model.classify(y[-1:].mean(2))[0], rtol=0, atol=1e-9)
+
+
+def test_one_step_of_the_stem():
+    model, x = make("spikformer_tiny"), images()
+    first = record_spikes(add_halting(model), x)
+    steps = record_spikes(model, x)
+    for name in ("patch_embed.proj.0.lif", "patch_embed.rpe.lif"):
+        assert torch.equal(first[f"model.{name}"], steps[name][:1])
+    average = add_halting(model, front="average").front(x)
+    torch.testing.assert_close(average[0], model.front(model.maps(x)).mean(0), rtol=0, atol=1e-12)
+
+
+def test_maps_of_a_hierarchy_halt_in_the_last_stage():
+    halting = add_halting(make("qkformer_tiny", depths=(1, 1, 2)), **SOME)
+    assert halting.cells == 8 and {c.depth for c, _ in cells(halting, images())} == {0, 1}
+
+
+def test_score_has_the_gradient_of_finite_differences():
+    e = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda e: halting_score(e, 2.0, 1.0), e, eps=1e-6, atol=1e-6, rtol=0)
+
+
+def test_weights_have_the_gradient_of_finite_differences():
+    scores = (torch.rand(6, 20, dtype=torch.float64) * 0.4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda h: halting_weights(h), scores, eps=1e-6, atol=1e-6, rtol=0)
+
+
+def test_weights_have_the_written_gradient():
+    """p_c = h_c before the last visited cell, 1 − Σ h there; ρ has the gradient of the remainder."""
+    scores = torch.tensor([[0.2], [0.5], [0.6], [0.9]], dtype=torch.float64, requires_grad=True)
+    weights, ponder = halting_weights(scores)
+    assert weights[:, 0].tolist() == pytest.approx([0.2, 0.5, 0.3, 0.0]) and ponder.item() == pytest.approx(3.3)
+    jacobian = torch.autograd.functional.jacobian(lambda h: halting_weights(h)[0][:, 0], scores)[..., 0]
+    assert jacobian.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [-1, -1, 0, 0], [0, 0, 0, 0]]
+    ponder.backward()
+    assert scores.grad[:, 0].tolist() == [-1, -1, 0, 0]
+
+
+def test_weights_add_up_to_one():
+    weights, ponder = halting_weights(torch.rand(8, 500, dtype=torch.float64))
+    torch.testing.assert_close(weights.sum(0), torch.ones(500, dtype=torch.float64))
+    assert (weights >= 0).all() and (ponder >= 1).all() and (ponder <= 9).all()
+    late, ponder = halting_weights(torch.zeros(3, 1))
+    assert late[:, 0].tolist() == [0, 0, 1] and ponder.item() == 4
+    soon, ponder = halting_weights(torch.tensor([[0.995], [0.5]]))
+    assert soon[:, 0].tolist() == [1, 0] and ponder.item() == 2
+
+
+@pytest.mark.parametrize("merge", [None, 0.9])
+def test_cells_follow_the_weights(merge):
+    """The loop over cells gives the weights of `halting_weights`; with merging, sizes keep the sum."""
+    model, x = make("spikformer_tiny"), images()
+    halting = add_halting(model, merge=merge, **SOME)
+    total = torch.zeros(4 * 16, dtype=torch.float64)
+    features = torch.zeros(4, 64, dtype=torch.float64)
+    scores = torch.ones(halting.cells, 64, dtype=torch.float64)
+    weights = torch.zeros_like(scores)
+    for cell, _ in cells(halting, x):
+        c = cell.step * 2 + cell.depth
+        scores[c, cell.tokens.index] = halting_score(cell.e, 4.0, 8.0)
+        weights[c, cell.tokens.index] = cell.weight
+        total[cell.tokens.index] += cell.weight * cell.size
+        features.index_add_(0, cell.tokens.image, (cell.weight * cell.size)[:, None] * cell.e)
+    torch.testing.assert_close(total.view(4, 16).sum(1), torch.full((4,), 16.0, dtype=torch.float64))
+    torch.testing.assert_close(halting(x), model.head(features / 16))
+    if merge is None:
+        torch.testing.assert_close(weights, halting_weights(scores)[0])
+
+
+def test_merged_tokens_leave():
+    model, x = make("spikformer_tiny"), images()
+    found = cells(add_halting(model, merge=0.9, **NEVER), x)
+    merged = sum(int(cell.merged.sum()) for cell, _ in found)
+    assert merged > 0 and float(found[-1][0].size.sum()) == 4 * 16
+    assert len(found[-1][0].tokens) == 4 * 16 - sum(int(cell.merged.sum()) for cell, _ in found[:-1])
+    plain = add_halting(model, **NEVER)
+    assert count(add_halting(model, merge=0.9, **NEVER), x).macs < count(plain, x).macs
+
+
+def test_identical_tokens_are_merged_without_loss():
+    """Tokens that are the same compute the same: one may stand for others, where nothing looks across tokens."""
+    model, x = make("spikformer_tiny", mixer="qk_token"), images(2)
+    x[..., 8:, :] = x[..., 8:, :1]
+    tokens = add_halting(model).front(x)
+    tokens[:, :, 1::2] = tokens[:, :, ::2]
+    plain, merging = add_halting(model, **NEVER), add_halting(model, merge=1 - 1e-9, **NEVER)
+    for halting in (plain, merging):
+        halting.front = lambda _images: tokens
+    torch.testing.assert_close(merging(x), plain(x), rtol=0, atol=1e-9)
+    assert merging.run(x)[1].mean() < 0.7 * merging.cells
+
+
+def test_skipped_work_is_not_counted():
+    """The MACs of the blocks' linear maps are those of the tokens that visited them."""
+    model, x = make("spikformer_tiny"), images()
+    halting = add_halting(model, **SOME)
+    visits = [0, 0]
+    for cell, _ in cells(halting, x):
+        visits[cell.depth] += len(cell.tokens)
+    work = {c.module: c.macs for c in count(halting, x).operators if c.operator == "linear"}
+    for depth in (0, 1):
+        assert work[f"model.blocks.{depth}.mlp.fc1"] == visits[depth] * 64 * 256
+        assert work[f"model.blocks.{depth}.attn.proj_in"] == visits[depth] * 64 * 192
+
+
+def test_visits():
+    model, x = make("spikformer_tiny", image_size=(16, 32)), images(size=(16, 32))
+    halting = add_halting(model, **SOME)
+    found = halting.visits(x)
+    assert found.cells.shape == (4, 4, 8) and found.cells.dtype == torch.int64
+    torch.testing.assert_close(found.cells.double().mean((1, 2)), halting.run(x)[1])
+    assert torch.equal((found.step - 1) * 2 + found.depth, found.cells), "a token visits all cells until it leaves"
+    assert int(found.cells.min()) < int(found.cells.max()) == 8
+
+
+def test_loss():
+    """Cross-entropy, ponder and prior, each by hand."""
+    model, x, y = make("spikformer_tiny"), images(), torch.tensor([0, 1, 2, 3])
+    halting = add_halting(model, ponder=0.3, prior=0.2, centre=0.25, width=0.5, **SOME)
+    loss, logits = halting.loss(x, y)
+    scores = torch.ones(8, 64, dtype=torch.float64)
+    for cell, _ in cells(halting, x):
+        scores[cell.step * 2 + cell.depth, cell.tokens.index] = halting_score(cell.e, 4.0, 8.0)
+    weights, ponder = halting_weights(scores)
+    place = (torch.arange(8).double() + 0.5) / 8
+    target = torch.exp(-0.5 * ((place - 0.25) / 0.5) ** 2)
+    target /= target.sum()
+    divergence = (target * (target / weights.mean(1)).log()).sum()
+    expected = torch.nn.functional.cross_entropy(logits, y) + 0.3 * ponder.mean() + 0.2 * divergence
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("name", HALTING)
+def test_gradients(name):
+    halting = add_halting(make(name), **SOME).train()
+    loss, _ = halting.loss(images(), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    for parameter, p in halting.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), parameter
+
+
+def test_ponder_makes_tokens_halt():
+    torch.manual_seed(0)
+    halting = add_halting(make("spikformer_tiny"), gamma=2.0, beta=6.0, ponder=0.5, prior=0.0).train()
+    optimizer = torch.optim.AdamW(halting.parameters(), lr=3e-3)
+    x, y = images(8), torch.arange(8) % 5
+    before = float(halting.run(x)[1].mean())
+    for _ in range(25):
+        optimizer.zero_grad()
+        halting.loss(x, y)[0].backward()
+        optimizer.step()
+    assert float(halting.run(x)[1].mean()) < 0.9 * before
+
+
+def test_training_with_hardly_any_token():
+    """Batch norm needs two tokens: where fewer would stay, they halt."""
+    halting = add_halting(make("spikformer_tiny"), gamma=1.0, beta=1.0).train()
+    for _ in range(3):
+        loss, _ = halting.loss(images(2), torch.tensor([0, 1]))
+        assert loss.isfinite()
+
+
+def test_rows_and_back():
+    active = torch.tensor([[True, False, True, True], [False, False, True, False], [True, True, True, True]])
+    tokens, x = Gathered(active), torch.randn(1, 3, 4, 5)
+    rows = tokens.rows(x)
+    assert rows.shape == (1, 8, 1, 5) and tokens.image.tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    for positions in (False, True):
+        assert torch.equal(tokens.apart(tokens.together(rows, positions), positions), rows)
+    placed = tokens.together(rows, True)
+    assert torch.equal(placed[0][active], x[0][active]) and not placed[0][~active].any()
+    compact = tokens.together(rows, False)
+    assert torch.equal(compact[0, 0, :3], x[0, 0, [0, 2, 3]]) and torch.equal(compact[0, 1, 0], x[0, 1, 2])
+    few = Gathered(active & torch.tensor([True, False, True, False]))
+    assert few.together(few.rows(x), False).shape == (1, 3, 2, 5)
+
+
+def test_checkpoint(tmp_path):
+    halting, x = add_halting(make("msvit_tiny"), merge=0.95, front="average", **SOME), images()
+    save_model(halting, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.halting == halting.halting and again.name == "msvit_tiny" and torch.equal(again(x), halting(x))
+
+
+def test_settings_of_the_curve():
+    halting, x = add_halting(make("spikformer_tiny"), **SOME), images()
+    work = [float(halting.at(beta).run(x)[1].mean()) for beta in halting.settings()]
+    assert work == sorted(work) and work[0] < work[-1] and halting.setting in halting.settings()
+    assert halting.halting.beta == 8.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"front": "two"}, "unknown front 'two'; known: average, one"),
+        ({"epsilon": 0.0}, "epsilon=0.0 must be between 0 and 1"),
+        ({"merge": 1.5}, "merge=1.5 must be a cosine similarity above 0 and at most 1"),
+        ({"gamma": 0.0}, "gamma=0.0 must be greater than 0"),
+        ({"width": 0.0}, "width=0.0 must be greater than 0"),
+        ({"ponder": -1.0}, "ponder=-1.0 must be at least 0"),
+        ({"prior": -1.0}, "prior=-1.0 must be at least 0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        add_halting(create_model("spikformer_tiny"), **options)
+
+
+def test_bad_models():
+    for name in ("ge2mst_tiny",):
+        with pytest.raises(ValueError, match="halting needs a model with time steps; ge2mst_tiny"):
+            add_halting(create_model(name))
+    converted, _ = convert(make("ge2mst_tiny"), images(1))
+    with pytest.raises(ValueError, match="ge2mst_tiny has no common axis of time steps"):
+        add_halting(converted)
+    with pytest.raises(ValueError, match="halting is for encoders of .*; sdt_tiny is a SpikeDrivenTransformer"):
+        add_halting(create_model("sdt_tiny"))
+    with pytest.raises(ValueError, match="halting is for encoders of .*; ge2mst_tiny is a Ge2mST"):
+        add_halting(make("ge2mst_tiny, lif"))
+    with pytest.raises(ValueError, match="block 0 of spikformer_tiny has QKChannelAttention, whose tokens share neurons"):
+        add_halting(create_model("spikformer_tiny", mixer="qk_channel"))
+    with pytest.raises(ValueError, match="does not combine with sml=True"):
+        add_halting(create_model("stmixer_tiny", sml=True))
+    with pytest.raises(ValueError, match="legacy_batch_leak=True .* cannot run cell by cell"):
+        add_halting(create_model("qkformer_tiny", legacy_batch_leak=True))
+    model = create_model("spikformer_tiny")
+    with pytest.raises(ValueError, match="halting does not combine with early_exit"):
+        add_halting(add_early_exit(model, 0.9))
+    with pytest.raises(ValueError, match="halting does not combine with halting"):
+        add_halting(add_halting(model))
+    with pytest.raises(ValueError, match="early exit needs logits of every step; spikformer_tiny with halting"):
+        add_early_exit(add_halting(model), 0.9)
+
+
+def test_bad_inputs():
+    halting = add_halting(make("spikformer_tiny"))
+    with pytest.raises(ValueError, match="spikformer_tiny with halting takes images, not frames"):
+        halting(torch.stack([images()] * 4))
+    with pytest.raises(ValueError, match="spikformer_tiny with halting gives logits once"):
+        halting(images(), per_step=True)
+    with pytest.raises(ValueError, match="does not stream"):
+        halting.step(images())
+    with pytest.raises(ValueError, match="masked=True is for evaluation"):
+        add_halting(make("spikformer_tiny"), masked=True).train()(images())
