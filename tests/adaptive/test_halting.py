@@ -298,7 +298,9 @@ def test_bad_models():
         add_halting(create_model("sdt_tiny"))
     with pytest.raises(ValueError, match="halting is for encoders of .*; ge2mst_tiny is a Ge2mST"):
         add_halting(make("ge2mst_tiny, lif"))
-    with pytest.raises(ValueError, match="block 0 of spikformer_tiny has QKChannelAttention, whose tokens share neurons"):
+    with pytest.raises(
+        ValueError, match="block 0 of spikformer_tiny has QKChannelAttention, whose tokens share neurons"
+    ):
         add_halting(create_model("spikformer_tiny", mixer="qk_channel"))
     with pytest.raises(ValueError, match="does not combine with sml=True"):
         add_halting(create_model("stmixer_tiny", sml=True))

@@ -246,10 +246,11 @@ def test_eval(cli, split):
     data = load_data("digits")
     score = evaluate(load_model(path), data.split(split), data.info)
     status, out, _ = cli("eval", path, "--split", split)
-    line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of digits right\n"
+    line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of digits right, 1 of 1 time steps\n"
     assert (status, out) == (0, line)
     status, out, _ = cli("eval", path, "--split", split, "--json")
     answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}
+    answer |= {"work": 1.0, "work_unit": "time steps"}
     assert (status, json.loads(out)) == (0, answer)
     status, out, _ = cli("eval", path, "--split", split, "--json", "--batch-size", 50)
     assert (status, json.loads(out)["total"]) == (0, score.total)

@@ -56,8 +56,8 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
     names = [name for name, m in model.named_modules() if isinstance(m, Neuron)]
     if sorted(rectifiers) != sorted(names):
         raise ValueError(
-            f"ann is not the twin of {model.name or type(model).__name__}: it has {len(rectifiers)} layers of ReLU, the "
-            f"model {len(names)} of neurons; `ann_twin` makes one"
+            f"ann is not the twin of {model.name or type(model).__name__}: it has {len(rectifiers)} layers of ReLU, "
+            f"the model {len(names)} of neurons; `ann_twin` makes one"
         )
     table: dict[str, float] = {}
 

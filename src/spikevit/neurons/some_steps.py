@@ -208,8 +208,9 @@ def _product(func: Callable, a: Any, b: Any) -> Any:
 
 
 def _cat(parts: Sequence[Any], dim: int = 0) -> Any:
-    some = [p for p in parts if isinstance(p, SomeSteps) and p.rest is None and p.live == parts[0].live]
-    if len(some) < len(parts) or dim % some[0].dim() == 0:
+    some = [p for p in parts if isinstance(p, SomeSteps) and p.rest is None]
+    alike = len(some) == len(parts) and len({p.live for p in some}) == 1
+    if not alike or dim % some[0].dim() == 0:
         return torch.cat([dense(p) for p in parts], dim)
     return some[0].map(lambda _: torch.cat([p.data for p in some], dim))
 

@@ -42,9 +42,9 @@ class Interrupted(Exception):
     """The run was stopped from outside; its directory says where it was."""
 
 
-def build(recipe: Recipe) -> tuple[SpikingModel, Data]:
-    """Model, with weights drawn from the recipe's seed, and data of a recipe, made to fit each other."""
-    m, data = recipe.model, _load(vars(recipe.data))
+def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]:
+    """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other."""
+    m, data = recipe.model, data or _load(vars(recipe.data))
     info = data.info
     fits: dict[str, Any] = {
         "num_classes": info.num_classes,
@@ -128,8 +128,13 @@ def new_run(recipe: Recipe, directory: str | Path) -> Path:
     return directory
 
 
-def train(directory: str | Path, recipe: Recipe | None = None, *, progress: bool = True) -> dict[str, Any]:
+def train(
+    directory: str | Path, recipe: Recipe | None = None, *, data: Data | None = None, progress: bool = True
+) -> dict[str, Any]:
     """Trains as the recipe says in a new directory, or goes on with the run there, and tests its best checkpoint.
+
+    What is tested is best.safetensors, or with a method of adaptive computation final.safetensors, made of it: with
+    time steps frozen, with the threshold of early exit. `data` takes the place of the recipe's data set.
 
     Returns:
         What is then in results.json: test accuracy, right and total, best epoch, parameters, seconds, versions.
@@ -144,7 +149,7 @@ def train(directory: str | Path, recipe: Recipe | None = None, *, progress: bool
     elif recipe is None and not (directory / "recipe.yaml").is_file():
         raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
     recipe = recipe or load_recipe(directory / "recipe.yaml")
-    model, data = build(recipe)
+    model, data = build(recipe, data)
     if new:  # only now that model and data are known to fit
         new_run(recipe, directory)
     about = {"data": data.info.to_dict() | {"source": vars(recipe.data)}, "recipe": recipe.to_yaml()}
