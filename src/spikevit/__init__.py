@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
     from spikevit.conversion.convert import convert
     from spikevit.conversion.planner import plan
     from spikevit.conversion.quantise import quantise
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from spikevit.profiling.profile import profile
 
 _WHERE = {
+    "add_early_exit": "adaptive",
+    "add_halting": "adaptive",
+    "allocate_time_steps": "adaptive",
     "convert": "conversion.convert",
     "count": "profiling.count",
     "create_model": "models",
@@ -43,6 +47,9 @@ _WHERE = {
 }
 
 __all__ = [
+    "add_early_exit",
+    "add_halting",
+    "allocate_time_steps",
     "convert",
     "count",
     "create_model",

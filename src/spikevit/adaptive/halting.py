@@ -315,7 +315,7 @@ class _Outcome:
         _, batch, self.tokens, width = x.shape
         self.features = x.new_zeros(batch, width)
         self.ponder = x.new_zeros(batch, self.tokens)
-        self.visited, self.step, self.depth = (torch.zeros_like(self.ponder.detach()) for _ in range(3))
+        self.visited, self.step, self.depth = (torch.zeros(batch, self.tokens, device=x.device) for _ in range(3))
 
     def add(self, cell: Cell) -> None:
         """One more cell."""

@@ -106,7 +106,7 @@ class DynamicTimeSteps(Adapted):
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), and the mean number of open steps over layers, the same for all images (B,)."""
         logits = self(images)
-        return logits, logits.new_full((len(logits),), self.mean_steps)
+        return logits, torch.full((len(logits),), self.mean_steps, device=logits.device)
 
     def freeze(self) -> DynamicTimeSteps:
         """A copy whose masks are constants: in evaluation, masked (layer, step) cells are not computed.

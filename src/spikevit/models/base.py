@@ -78,7 +78,7 @@ class SpikingModel(nn.Module):
         """Logits (B, classes), and how much each image took (B,), in `work_unit`: all T time steps."""
         steps = len(images) if images.dim() == 5 else self.config.time_steps if self.time_axis else 1
         logits = self(images)
-        return logits, logits.new_full((len(logits),), steps)
+        return logits, torch.full((len(logits),), float(steps), device=logits.device)
 
     def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One step of images (B, C, H, W): its logits (B, classes) and the state to pass to the next step.

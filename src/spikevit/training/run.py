@@ -25,6 +25,7 @@ from spikevit.adaptive import (
     set_thresholds,
     start_from_ann,
 )
+from spikevit.adaptive.adapted import require_time
 from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, load_data, normalise
 from spikevit.data.batches import collate
@@ -64,6 +65,8 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]
         model = allocate_time_steps(model, **vars(recipe.time_steps))
     if recipe.halting:
         model = add_halting(model, recipe.halting)
+    if recipe.early_exit:
+        require_time(model, "early exit")  # now, not after training
     return model.train(), data
 
 

@@ -1,0 +1,134 @@
+"""Adaptive computation on scikit-learn's digits: fixed T, dynamic time steps, STAS and early exit, paired by fold.
+
+    python benchmarks/adaptive_digits.py        # 3 seeds × 5 folds; can be interrupted and goes on
+
+Each fold trains spikformer_tiny, T = 4, by the recipes digits, digits_dynamic and digits_stas, on one thread, two side
+by side, in runs/adaptive_digits. Early exit is the fixed model with a threshold chosen on validation images, a tenth
+of the training images. Last epochs: nothing is chosen on the test fold. Prints the table of
+docs/explanation/adaptive.md: accuracy and work, and the 95 % interval (Student's t) of the paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RUNS = Path("runs/adaptive_digits")
+RECIPES = {"fixed": "digits", "dynamic steps": "digits_dynamic", "STAS": "digits_stas"}
+METHODS = (*RECIPES, "early exit")
+FOLDS = 5
+
+
+@cache
+def fold(seed: int, number: int):
+    """Training and validation images of the other folds, and this one as the test images."""
+    from sklearn.model_selection import StratifiedKFold
+
+    from spikevit.data import Data, ImageSet, load_data
+    from spikevit.data.sets import stratified
+
+    data = load_data("digits", val_fraction=0)
+    images = ImageSet(
+        torch.cat([data.split(part).images for part in ("train", "test")]),
+        torch.cat([data.split(part).labels for part in ("train", "test")]),
+    )
+    labels = images.labels.numpy()
+    rest, test = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))[number]
+    train, val = stratified(labels[rest], 0.1, seed)
+    return Data(data.info, images.part(rest[train]), images.part(rest[val]), images.part(test))
+
+
+def directory(method: str, seed: int, number: int) -> Path:
+    return RUNS / f"{method.replace(' ', '_')}-{seed}-{number}"
+
+
+def train(method: str, seed: int, number: int, changes: list[str]) -> None:
+    """One run, in a process of its own; then results of its last epoch in last.json."""
+    from spikevit import load_model
+    from spikevit.adaptive import add_early_exit, choose_threshold
+    from spikevit.training.evaluate import evaluate, logits_per_step
+    from spikevit.training.recipe import load_recipe
+    from spikevit.training.run import finish, train
+
+    torch.set_num_threads(1)
+    where, data = directory(method, seed, number), fold(seed, number)
+    recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *changes])
+    train(where, None if (where / "recipe.yaml").exists() else recipe, data=data, progress=False)
+    model = finish(recipe, load_model(where / "last.safetensors"), data)
+    found = {method: model}
+    if method == "fixed":
+        logits, labels = logits_per_step(model, data.split("val"), data.info)
+        found["early exit"] = add_early_exit(model, choose_threshold(logits, labels))
+    most = {name: model.cells if name == "STAS" else model.config.time_steps for name, model in found.items()}
+    scores = {name: evaluate(model, data.split("test"), data.info) for name, model in found.items()}
+    answer = {name: (score.accuracy, score.work / most[name]) for name, score in scores.items()}
+    (where / "last.json").write_text(json.dumps(answer))
+
+
+def table(seeds: int) -> None:
+    results: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+    for seed in range(seeds):
+        for number in range(FOLDS):
+            for method in RECIPES:
+                answer = json.loads((directory(method, seed, number) / "last.json").read_text())
+                for name, pair in answer.items():
+                    results[name].append(tuple(pair))
+    fixed = np.array([accuracy for accuracy, _ in results["fixed"]])
+    print("| on digits | accuracy, % | minus fixed, points (95 %) | work ÷ all of it, % | lowest … highest |")
+    print("|---|---|---|---|---|")
+    for method, pairs in results.items():
+        accuracy, work = (np.array(column) for column in zip(*pairs, strict=True))
+        difference = 100 * (accuracy - fixed)
+        half = student(len(pairs)) * difference.std(ddof=1) / len(pairs) ** 0.5
+        compared = "" if method == "fixed" else f"{difference.mean():+.2f} ± {half:.2f}"
+        spread = f"{100 * work.min():.0f} … {100 * work.max():.0f}"
+        mean = f"{100 * accuracy.mean():.2f} ± {statistics.stdev(100 * accuracy):.2f}"
+        print(f"| {method} | {mean} | {compared} | {100 * work.mean():.1f} | {spread} |")
+
+
+def student(n: int) -> float:
+    """t of 95 % for a mean of n values."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, n - 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--one", nargs=3, metavar=("METHOD", "SEED", "FOLD"), help="that run alone")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to all recipes")
+    args = parser.parse_args()
+    if args.one:
+        return train(args.one[0], int(args.one[1]), int(args.one[2]), args.changes)
+
+    def run(job: tuple[int, int, str]) -> None:
+        seed, number, method = job
+        if not (directory(method, seed, number) / "last.json").exists():
+            command = [sys.executable, __file__, "--one", method, str(seed), str(number), *args.changes]
+            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            print(f"{directory(method, seed, number)}", file=sys.stderr, flush=True)
+
+    jobs = [(seed, number, method) for seed in range(args.seeds) for number in range(FOLDS) for method in RECIPES]
+    with ThreadPoolExecutor(args.side_by_side) as pool:
+        list(pool.map(run, jobs))
+    print(f"{datetime.date.today()}, {platform.machine()}, one thread a run, torch {torch.__version__}\n")
+    print(f"{args.seeds} seeds × {FOLDS} folds {' '.join(args.changes)}\n")
+    table(args.seeds)
+
+
+if __name__ == "__main__":
+    main()
