@@ -3,9 +3,10 @@
     python benchmarks/adaptive_digits.py        # 3 seeds × 5 folds; can be interrupted and goes on
 
 Each fold trains spikformer_tiny, T = 4, by the recipes digits, digits_dynamic and digits_stas, on one thread, two side
-by side, in runs/adaptive_digits. Early exit is the fixed model with a threshold chosen on validation images, a tenth
-of the training images. Last epochs: nothing is chosen on the test fold. Prints the table of
-docs/explanation/adaptive.md: accuracy and work, and the 95 % interval (Student's t) of the paired differences.
+by side, in runs/adaptive_digits; neurons and epochs are the same for all (ALIKE). Early exit is the fixed model with a
+threshold chosen on validation images, a tenth of the training images. Last epochs: nothing is chosen on the test fold.
+Prints the table of docs/explanation/adaptive.md: accuracy and work, and the 95 % interval (Student's t) of the paired
+differences.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RUNS = Path("runs/adaptive_digits")
 RECIPES = {"fixed": "digits", "dynamic steps": "digits_dynamic", "STAS": "digits_stas"}
 METHODS = (*RECIPES, "early exit")
 FOLDS = 5
+ALIKE = ["model.config.neuron.decay_input=false", "schedule.epochs=20", "schedule.warmup_epochs=2"]  # all methods
 
 
 @cache
@@ -64,7 +66,7 @@ def train(method: str, seed: int, number: int, changes: list[str]) -> None:
 
     torch.set_num_threads(1)
     where, data = directory(method, seed, number), fold(seed, number)
-    recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *changes])
+    recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *ALIKE, *changes])
     train(where, None if (where / "recipe.yaml").exists() else recipe, data=data, progress=False)
     model = finish(recipe, load_model(where / "last.safetensors"), data)
     found = {method: model}
@@ -126,7 +128,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.side_by_side) as pool:
         list(pool.map(run, jobs))
     print(f"{datetime.date.today()}, {platform.machine()}, one thread a run, torch {torch.__version__}\n")
-    print(f"{args.seeds} seeds × {FOLDS} folds {' '.join(args.changes)}\n")
+    print(f"{args.seeds} seeds × {FOLDS} folds {', '.join([*ALIKE, *args.changes])}\n")
     table(args.seeds)
 
 

@@ -270,7 +270,8 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, whole: str) -> None
 
 def _check_keys(plain: Any, kind: Any, where: str = "") -> None:
     """Refuses keys that no field has: jsonargparse would say so too, but not which ones are near."""
-    kind = next((k for k in get_args(kind) if is_dataclass(k)), kind) if plain is not None else None  # of an optional
+    if options := get_args(kind):  # an optional section: without it, there is nothing to check
+        kind = next((k for k in options if is_dataclass(k)), None) if plain is not None else None
     if not is_dataclass(kind):
         return
     if not isinstance(plain, dict):
