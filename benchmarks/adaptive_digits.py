@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -57,47 +56,60 @@ def directory(method: str, seed: int, number: int) -> Path:
 
 
 def train(method: str, seed: int, number: int, changes: list[str]) -> None:
-    """One run, in a process of its own; then results of its last epoch in last.json."""
-    from spikevit import load_model
-    from spikevit.adaptive import add_early_exit, choose_threshold
-    from spikevit.training.evaluate import evaluate, logits_per_step
+    """One run, in a process of its own."""
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import finish, train
+    from spikevit.training.run import train
 
     torch.set_num_threads(1)
-    where, data = directory(method, seed, number), fold(seed, number)
+    where = directory(method, seed, number)
     recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *ALIKE, *changes])
-    train(where, None if (where / "recipe.yaml").exists() else recipe, data=data, progress=False)
-    model = finish(recipe, load_model(where / "last.safetensors"), data)
-    found = {method: model}
-    if method == "fixed":
-        logits, labels = logits_per_step(model, data.split("val"), data.info)
-        found["early exit"] = add_early_exit(model, choose_threshold(logits, labels))
-    most = {name: model.cells if name == "STAS" else model.config.time_steps for name, model in found.items()}
-    scores = {name: evaluate(model, data.split("test"), data.info) for name, model in found.items()}
-    answer = {name: (score.accuracy, score.work / most[name]) for name, score in scores.items()}
-    (where / "last.json").write_text(json.dumps(answer))
+    train(where, None if (where / "recipe.yaml").exists() else recipe, data=fold(seed, number), progress=False)
+
+
+def measure(seed: int, number: int) -> dict[str, tuple[float, float, float]]:
+    """Of every method on one fold: accuracy, share of the work, and energy of an image in mJ."""
+    from spikevit import add_early_exit, count, load_model
+    from spikevit.adaptive import choose_threshold
+    from spikevit.data import normalise
+    from spikevit.profiling.conventions import exact
+    from spikevit.training.evaluate import evaluate, logits_per_step
+    from spikevit.training.recipe import load_recipe
+    from spikevit.training.run import finish
+
+    data, models = fold(seed, number), {}
+    for method in RECIPES:
+        where = directory(method, seed, number)
+        models[method] = finish(load_recipe(where / "recipe.yaml"), load_model(where / "last.safetensors"), data)
+    logits, labels = logits_per_step(models["fixed"], data.split("val"), data.info)
+    models["early exit"] = add_early_exit(models["fixed"], choose_threshold(logits, labels))
+    images, found = normalise(data.split("test").images, data.info), {}
+    for name, model in models.items():
+        score = evaluate(model, data.split("test"), data.info)
+        most = model.cells if name == "STAS" else model.config.time_steps
+        found[name] = score.accuracy, score.work / most, exact(count(model, images)).mj
+    return found
 
 
 def table(seeds: int) -> None:
-    results: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
-    for seed in range(seeds):
-        for number in range(FOLDS):
-            for method in RECIPES:
-                answer = json.loads((directory(method, seed, number) / "last.json").read_text())
-                for name, pair in answer.items():
-                    results[name].append(tuple(pair))
-    fixed = np.array([accuracy for accuracy, _ in results["fixed"]])
-    print("| on digits | accuracy, % | minus fixed, points (95 %) | work ÷ all of it, % | lowest … highest |")
-    print("|---|---|---|---|---|")
-    for method, pairs in results.items():
-        accuracy, work = (np.array(column) for column in zip(*pairs, strict=True))
-        difference = 100 * (accuracy - fixed)
-        half = student(len(pairs)) * difference.std(ddof=1) / len(pairs) ** 0.5
-        compared = "" if method == "fixed" else f"{difference.mean():+.2f} ± {half:.2f}"
-        spread = f"{100 * work.min():.0f} … {100 * work.max():.0f}"
-        mean = f"{100 * accuracy.mean():.2f} ± {statistics.stdev(100 * accuracy):.2f}"
-        print(f"| {method} | {mean} | {compared} | {100 * work.mean():.1f} | {spread} |")
+    folds = [measure(seed, number) for seed in range(seeds) for number in range(FOLDS)]
+    print(
+        "| on digits | accuracy, % | minus fixed, points (95 %) | work ÷ all, % | lowest … highest | energy ÷ fixed |"
+    )
+    print("|---|---|---|---|---|---|")
+    fixed = np.array([found["fixed"] for found in folds])
+    for method in METHODS:
+        accuracy, work, energy = np.array([found[method] for found in folds]).T
+        difference = 100 * (accuracy - fixed[:, 0])
+        half = student(len(folds)) * difference.std(ddof=1) / len(folds) ** 0.5
+        cells = (
+            method,
+            f"{100 * accuracy.mean():.2f} ± {statistics.stdev(100 * accuracy):.2f}",
+            "" if method == "fixed" else f"{difference.mean():+.2f} ± {half:.2f}",
+            f"{100 * work.mean():.1f}",
+            f"{100 * work.min():.0f} … {100 * work.max():.0f}",
+            f"{(energy / fixed[:, 2]).mean():.2f}",
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def student(n: int) -> float:
@@ -119,7 +131,7 @@ def main() -> None:
 
     def run(job: tuple[int, int, str]) -> None:
         seed, number, method = job
-        if not (directory(method, seed, number) / "last.json").exists():
+        if not (directory(method, seed, number) / "results.json").exists():
             command = [sys.executable, __file__, "--one", method, str(seed), str(number), *args.changes]
             subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             print(f"{directory(method, seed, number)}", file=sys.stderr, flush=True)

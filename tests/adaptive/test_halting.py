@@ -184,6 +184,16 @@ def test_skipped_work_is_not_counted():
         assert work[f"model.blocks.{depth}.attn.proj_in"] == visits[depth] * 64 * 192
 
 
+@pytest.mark.parametrize("name", ["msvit_tiny", "spikformer_tiny", "stmixer_tiny", "spikformer_tiny, ms_token"])
+def test_everything_is_counted(name):
+    """No operator is unknown; spikes stay spikes where tokens are gathered."""
+    counts = count(add_halting(make(name), merge=0.9, **SOME), images())
+    assert not counts.uncounted
+    for c in counts.operators:
+        if c.module.endswith(".attn") and c.operator == "matmul" and name == "spikformer_tiny":
+            assert c.operands[0].origin.operator in ("neuron", "matmul", "shift"), c
+
+
 def test_visits():
     model, x = make("spikformer_tiny", image_size=(16, 32)), images(size=(16, 32))
     halting = add_halting(model, **SOME)

@@ -77,6 +77,11 @@ class DynamicTimeSteps(Adapted):
         of = {name: gate.open for gate, names in zip(self._gates(), self.units.values(), strict=True) for name in names}
         return {name: of[name] for name, m in self.model.named_modules() if isinstance(m, Neuron)}
 
+    def __rich__(self):
+        from spikevit.report.terminal import time_steps
+
+        return time_steps(self)
+
     @property
     def mean_steps(self) -> float:
         """mean_l Σ_t m_t^l over layers of neurons, of the T steps that the model runs."""

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from spikevit.adaptive import DynamicTimeSteps
     from spikevit.models.checkpoint import load_model, read_about, write_atomically
     from spikevit.report.curve import curve
     from spikevit.training.evaluate import evaluate
@@ -68,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     line = f"{score.accuracy:.2%}: {score.right} of {score.total} {args.split} images of {data.info.name} right"
     print(line + _work(model, score.work))
+    inside = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]
+    if inside:
+        Console(highlight=False).print(inside[0])
     if found:
         console = Console(highlight=False)
         console.print(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 EXAMPLE = """examples:
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
 def free_directory(recipe: str) -> str:
     """runs/RECIPE-1, or the next number that is free."""
     from itertools import count
-    from pathlib import Path
 
     name = Path(recipe).stem
     return next(str(path) for i in count(1) if not (path := Path("runs") / f"{name}-{i}").exists())
@@ -55,10 +55,19 @@ def show(results: dict[str, Any], directory: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    final = (Path(directory) / "final.safetensors").exists()
+    model = f"{directory}/{'final' if final else 'best'}.safetensors"
+    files = {model: "the model"}
+    if final:
+        files |= {model: "the model to run", f"{directory}/best.safetensors": "the model as it was trained"}
+    files[f"{directory}/metrics.csv"] = "every epoch"
+    width = max(map(len, files))
     console.print(
         f"\n[bold]{results['accuracy']:.2%}[/bold] of {results['total']} {results['split']} images right "
-        f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)\n"
-        f"  {directory}/best.safetensors   the model\n"
-        f"  {directory}/metrics.csv        every epoch\n"
-        f"try: spikevit eval {directory}/best.safetensors"
+        f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)"
     )
+    if final or results["work_unit"] != "time steps":
+        console.print(f"{results['work']:.2f} {results['work_unit']}, mean over images")
+    for path, about in files.items():
+        console.print(f"  {path:{width}}   {about}", soft_wrap=True)
+    console.print(f"try: spikevit eval {model}", soft_wrap=True)

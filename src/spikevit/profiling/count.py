@@ -191,7 +191,8 @@ class _Counter(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         inputs = list(_tensors(args))
-        origin = self.origins.first(inputs) or self.origins.first(_tensors(kwargs.values()))
+        values_first = sorted(inputs, key=lambda x: not x.is_floating_point())  # then indices and masks
+        origin = self.origins.first(values_first) or self.origins.first(_tensors(kwargs.values()))
         out = func(*args, **kwargs)
         if origin is None:
             return out

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from spikevit.adaptive import DynamicTimeSteps
 from spikevit.conversion.certificate import Certificate
 from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
@@ -42,6 +43,17 @@ def summary(
     for name, rate in rates.items():
         layers.add_row(name, f"{rate:.1%}", "█" * round(rate * 40))
     return Group(Text(), layers, facts, totals(report))
+
+
+def time_steps(model: DynamicTimeSteps) -> Group:
+    """Which time steps of every layer of neurons pass spikes."""
+    table = _table(f"Open time steps of {model.config.time_steps}, mean {model.mean_steps:.2f}")
+    table.add_column("layer of neurons")
+    table.add_column("steps", justify="right")
+    table.add_column("")
+    for name, mask in model.table().items():
+        table.add_row(name.removeprefix("model."), f"{sum(mask)}", "".join("█" if passes else "·" for passes in mask))
+    return Group(Text(), table)
 
 
 def totals(report: Report) -> Group:
