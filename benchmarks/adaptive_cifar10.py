@@ -43,7 +43,7 @@ SMALL = {
 FIRST, MORE = 10, 4  # epochs
 METHODS = {
     "fixed": {},
-    "dynamic steps": {"time_steps.target": 2.4, "time_steps.weight": 5},
+    "dynamic steps": {"time_steps.target": 2.4},
     "STAS, one step of the stem": {"halting.beta": 25},
     "STAS, averaged stem": {"halting.beta": 25, "halting.front": "average"},
 }

@@ -2,11 +2,11 @@
 
     python benchmarks/adaptive_digits.py        # 3 seeds × 5 folds; can be interrupted and goes on
 
-Each fold trains spikformer_tiny, T = 4, by the recipes digits, digits_dynamic and digits_stas, on one thread, two side
-by side, in runs/adaptive_digits; neurons and epochs are the same for all (ALIKE). Early exit is the fixed model with a
-threshold chosen on validation images, a tenth of the training images. Last epochs: nothing is chosen on the test fold.
-Prints the table of docs/explanation/adaptive.md: accuracy and work, and the 95 % interval (Student's t) of the paired
-differences.
+Each fold trains spikformer_tiny at T = 4 for 20 epochs (recipe digits). From its weights go on, equally long: itself,
+dynamic time steps (digits_dynamic) and STAS (digits_stas); on one thread, two side by side, in runs/adaptive_digits.
+Neurons are the same for all. Early exit is the fixed model that went on, with a threshold chosen on validation images,
+a tenth of the training images. Last epochs: nothing is chosen on the test fold. Prints the table of
+docs/explanation/adaptive.md: accuracy, work and energy, and the 95 % interval (Student's t) of the paired differences.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ import numpy as np
 import torch
 
 RUNS = Path("runs/adaptive_digits")
-RECIPES = {"fixed": "digits", "dynamic steps": "digits_dynamic", "STAS": "digits_stas"}
-METHODS = (*RECIPES, "early exit")
+RECIPES = {"first": "digits", "fixed": "digits", "dynamic steps": "digits_dynamic", "STAS": "digits_stas"}
+METHODS = (*list(RECIPES)[1:], "early exit")
 FOLDS = 5
-ALIKE = ["model.config.neuron.decay_input=false", "schedule.epochs=20", "schedule.warmup_epochs=2"]  # all methods
+ALIKE = ["model.config.neuron.decay_input=false"]
+FIRST = ["schedule.epochs=20", "schedule.warmup_epochs=2"]
+MORE = ["schedule.epochs=15", "schedule.warmup_epochs=1", "optimizer.lr=0.001"]
 
 
 @cache
@@ -62,7 +64,9 @@ def train(method: str, seed: int, number: int, changes: list[str]) -> None:
 
     torch.set_num_threads(1)
     where = directory(method, seed, number)
-    recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *ALIKE, *changes])
+    start = directory("first", seed, number) / "last.safetensors"
+    phase = FIRST if method == "first" else [*MORE, f"model.start={start.resolve()}"]
+    recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *ALIKE, *phase, *changes])
     train(where, None if (where / "recipe.yaml").exists() else recipe, data=fold(seed, number), progress=False)
 
 
@@ -77,7 +81,7 @@ def measure(seed: int, number: int) -> dict[str, tuple[float, float, float]]:
     from spikevit.training.run import finish
 
     data, models = fold(seed, number), {}
-    for method in RECIPES:
+    for method in METHODS[:-1]:
         where = directory(method, seed, number)
         models[method] = finish(load_recipe(where / "recipe.yaml"), load_model(where / "last.safetensors"), data)
     logits, labels = logits_per_step(models["fixed"], data.split("val"), data.info)
@@ -129,18 +133,17 @@ def main() -> None:
     if args.one:
         return train(args.one[0], int(args.one[1]), int(args.one[2]), args.changes)
 
-    def run(job: tuple[int, int, str]) -> None:
-        seed, number, method = job
-        if not (directory(method, seed, number) / "results.json").exists():
-            command = [sys.executable, __file__, "--one", method, str(seed), str(number), *args.changes]
-            subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-            print(f"{directory(method, seed, number)}", file=sys.stderr, flush=True)
+    def run(job: tuple[int, int]) -> None:
+        for method in RECIPES:
+            if not (directory(method, *job) / "results.json").exists():
+                command = [sys.executable, __file__, "--one", method, *map(str, job), *args.changes]
+                subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                print(f"{directory(method, *job)}", file=sys.stderr, flush=True)
 
-    jobs = [(seed, number, method) for seed in range(args.seeds) for number in range(FOLDS) for method in RECIPES]
     with ThreadPoolExecutor(args.side_by_side) as pool:
-        list(pool.map(run, jobs))
+        list(pool.map(run, [(seed, number) for seed in range(args.seeds) for number in range(FOLDS)]))
     print(f"{datetime.date.today()}, {platform.machine()}, one thread a run, torch {torch.__version__}\n")
-    print(f"{args.seeds} seeds × {FOLDS} folds {', '.join([*ALIKE, *args.changes])}\n")
+    print(f"{args.seeds} seeds × {FOLDS} folds {', '.join([*ALIKE, *MORE, *args.changes])}\n")
     table(args.seeds)
 
 

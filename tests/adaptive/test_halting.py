@@ -5,7 +5,7 @@ import torch
 from adaptive_models import HALTING, SWAPPED, images, make
 
 from spikevit import convert, count, create_model, load_model, observe, record_spikes, save_model
-from spikevit.adaptive import add_early_exit, add_halting
+from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.adaptive.halting import halting_score, halting_weights
 from spikevit.layers.tokens import Gathered
 
@@ -191,7 +191,7 @@ def test_everything_is_counted(name):
     assert not counts.uncounted
     for c in counts.operators:
         if c.module.endswith(".attn") and c.operator == "matmul" and name == "spikformer_tiny":
-            assert c.operands[0].origin.operator in ("neuron", "matmul", "shift"), c
+            assert "neuron" in [o.origin.operator for o in c.operands], c
 
 
 def test_visits():
@@ -199,7 +199,7 @@ def test_visits():
     halting = add_halting(model, **SOME)
     found = halting.visits(x)
     assert found.cells.shape == (4, 4, 8) and found.cells.dtype == torch.int64
-    torch.testing.assert_close(found.cells.double().mean((1, 2)), halting.run(x)[1])
+    torch.testing.assert_close(found.cells.float().mean((1, 2)), halting.run(x)[1])
     assert torch.equal((found.step - 1) * 2 + found.depth, found.cells), "a token visits all cells until it leaves"
     assert int(found.cells.min()) < int(found.cells.max()) == 8
 
@@ -314,8 +314,10 @@ def test_bad_models():
         add_halting(create_model("spikformer_tiny", mixer="qk_channel"))
     with pytest.raises(ValueError, match="does not combine with sml=True"):
         add_halting(create_model("stmixer_tiny", sml=True))
-    with pytest.raises(ValueError, match="legacy_batch_leak=True .* cannot run cell by cell"):
-        add_halting(create_model("qkformer_tiny", legacy_batch_leak=True))
+    leaks = create_model("qkformer_tiny", legacy_batch_leak=True)
+    for method in (add_halting, allocate_time_steps, lambda model: add_early_exit(model, 0.9)):
+        with pytest.raises(ValueError, match="does not combine with legacy_batch_leak=True"):
+            method(leaks)
     model = create_model("spikformer_tiny")
     with pytest.raises(ValueError, match="halting does not combine with early_exit"):
         add_halting(add_early_exit(model, 0.9))

@@ -24,7 +24,7 @@ def rows(directory) -> list[dict]:
 
 
 def test_dynamic_time_steps(tmp_path):
-    changes = ["time_steps.target=2.0", "time_steps.weight=30", "optimizer.lr=0.02"]
+    changes = ["time_steps.target=2.0", "time_steps.weight=30", "time_steps.lr=0.05"]
     results = train(tmp_path / "run", load_recipe("digits_dynamic", [*SHORT, *changes]), progress=False)
     best, final = (load_model(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "final"))
     assert isinstance(best, DynamicTimeSteps) and not best.frozen and final.frozen
@@ -71,7 +71,7 @@ def test_early_exit(tmp_path):
 
 def test_resume_is_exact(tmp_path):
     """Scores are part of what goes on, and so is the best epoch, with its target."""
-    changes = ["time_steps.target=1.5", "time_steps.weight=30", "optimizer.lr=0.02", "schedule.epochs=4"]
+    changes = ["time_steps.target=1.5", "time_steps.weight=30", "time_steps.lr=0.05", "schedule.epochs=4"]
     recipe = load_recipe("digits_dynamic", [*SHORT, *changes])
     train(tmp_path / "whole", recipe, progress=False)
 
@@ -124,6 +124,7 @@ def test_start_from_an_ann(tmp_path):
         (["early_exit.tolerance=2"], "early_exit.tolerance=2.0 must be at least 0 and less than 1"),
         (["early_exit.measure=sure"], "unknown early_exit.measure 'sure'"),
         (["halting.bta=5"], "unknown recipe key 'halting.bta'; did you mean halting.beta"),
+        (["time_steps.lr=0"], "time_steps.lr=0.0 must be greater than 0"),
         (["halting.front=two"], "unknown front 'two'"),
         (["time_steps.targt=2"], "unknown recipe key 'time_steps.targt'; did you mean time_steps.target"),
         (["model.start=a", "model.ann=b"], "model.start and model.ann are two checkpoints"),

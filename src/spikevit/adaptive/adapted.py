@@ -82,7 +82,12 @@ class Adapted(SpikingModel):
 
 
 def require_time(model: SpikingModel, what: str) -> None:
-    """Refuses models without a common axis of time steps, by name."""
+    """Refuses models without a common axis of time steps, and those that leak through the batch, by name."""
+    called = model.name or type(model).__name__
     if not model.time_axis:
-        called = model.name or type(model).__name__
         raise ValueError(f"{what} needs a model with time steps; {called} has no common axis of time steps")
+    if any(getattr(m, "legacy_batch_leak", False) for m in model.modules()):
+        raise ValueError(
+            f"{what} does not combine with legacy_batch_leak=True, by which images of {called} leak into each other: "
+            "its neurons take time and batch for one axis"
+        )

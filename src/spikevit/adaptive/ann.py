@@ -1,7 +1,6 @@
 """Starting from an ANN: the same network with ReLU and one step, whose weights and thresholds the neurons take over.
 
-Reconstruction: of dynamic time steps (arXiv 2311.16456) it is known that training may start from an ANN, thresholds
-from percentiles of its activations.
+Reconstruction: a part of our construction of dynamic time steps (see `time_steps`).
 """
 
 from __future__ import annotations

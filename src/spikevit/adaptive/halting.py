@@ -118,10 +118,7 @@ class Cell(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """Where tokens left. cells, step, depth (B, H', W'): how many cells each visited, and its last one, from 1.
-
-    For a model whose tokens are no grid of the image, H' · W' is N × 1.
-    """
+    """Where tokens left. cells, step, depth (B, H', W'): how many cells each visited, and its last one, from 1."""
 
     cells: Tensor
     step: Tensor
@@ -173,30 +170,26 @@ class Halting(Adapted):
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), and the mean number of cells a token visited (B,)."""
+        outcome = self._outcome(images)
+        return self.parts.classify(outcome.features[None])[0], outcome.visited.mean(1)
+
+    def _outcome(self, images: Tensor) -> _Outcome:
         x = self.front(images)
-        outcome = _Outcome(x)
+        outcome = _Outcome(x, self.config.time_steps, len(self.blocks))
         for cell in self.visit(x):
             outcome.add(cell)
-        return self.parts.classify(outcome.features[None])[0], outcome.visited.mean(1)
+        return outcome
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Cross-entropy + δ_p · mean_k ρ_k + δ_d · KL(target ‖ halting distribution) [+ penalties inside]; logits.
 
         The halting distribution is q_c = mean_k p_k^c, of all tokens of the batch.
         """
-        x, c = self.front(images), self.halting
-        outcome = _Outcome(x)
-        q = x.new_zeros(self.cells)
-        tokens = outcome.visited.numel()
-        for cell in self.visit(x):
-            outcome.add(cell)
-            here = torch.zeros_like(q)
-            here[cell.step * len(self.blocks) + cell.depth] = 1
-            q = q + here * ((cell.weight * cell.size).sum() / tokens)
+        outcome, c = self._outcome(images), self.halting
         logits = self.parts.classify(outcome.features[None])[0]
         loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        target = self.target(q)
-        divergence = (target * (target.log() - q.clamp_min(1e-6).log())).sum()
+        target = self.target(outcome.distribution)
+        divergence = (target * (target.log() - outcome.distribution.clamp_min(1e-6).log())).sum()
         if isinstance(self.model, Adapted):
             loss = loss + self.model.penalty()
         return loss + c.ponder * outcome.ponder.mean() + c.prior * divergence, logits
@@ -229,7 +222,7 @@ class Halting(Adapted):
             for depth, block in enumerate(blocks):
                 last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
                 stream = self._stream(*states[depth], step, tokens)
-                e = self._run(block, rows, stream, tokens)
+                e = self._block(block, rows, stream, tokens)
                 states[depth] = stream.state(), tokens.index
                 flat = e.flatten(0, 2)
                 score, before = halting_score(flat, c.gamma, c.beta), total
@@ -248,7 +241,7 @@ class Halting(Adapted):
                     return
                 rows = e
 
-    def _run(self, block: Any, rows: Tensor, stream: Stream, tokens: Gathered) -> Tensor:
+    def _block(self, block: Any, rows: Tensor, stream: Stream, tokens: Gathered) -> Tensor:
         """The block on rows; or on all tokens, zeros for those that halted, of which the rows are taken."""
         if not self.masked:
             return dense(block(rows, stream))
@@ -289,11 +282,7 @@ class Halting(Adapted):
     @torch.no_grad()
     def visits(self, images: Tensor) -> Visits:
         """Where each token left: for maps over the image."""
-        x = self.front(images)
-        outcome = _Outcome(x)
-        for cell in self.visit(x):
-            outcome.add(cell)
-        side = images.shape[-2] // self.stride
+        outcome, side = self._outcome(images), images.shape[-2] // self.stride
         return Visits(*(m.long().unflatten(1, (side, -1)) for m in (outcome.visited, outcome.step, outcome.depth)))
 
     def settings(self) -> list[float]:
@@ -309,18 +298,28 @@ class Halting(Adapted):
 
 
 class _Outcome:
-    """Sums over the cells of tokens x (1, B, N, C): features (B, C); visited, ponder, step, depth (B, N)."""
+    """Sums over the cells of tokens x (1, B, N, C): features (B, C); visited, ponder, step, depth (B, N).
 
-    def __init__(self, x: Tensor):
+    distribution (T · depth,): which share of the output came from each cell, over all tokens of the batch.
+    """
+
+    def __init__(self, x: Tensor, steps: int, depth: int):
         _, batch, self.tokens, width = x.shape
         self.features = x.new_zeros(batch, width)
         self.ponder = x.new_zeros(batch, self.tokens)
         self.visited, self.step, self.depth = (torch.zeros(batch, self.tokens, device=x.device) for _ in range(3))
+        self.shares = [[x.new_zeros(()) for _ in range(depth)] for _ in range(steps)]
+
+    @property
+    def distribution(self) -> Tensor:
+        """q_c = mean_k p_k^c."""
+        return torch.stack([share for step in self.shares for share in step])
 
     def add(self, cell: Cell) -> None:
         """One more cell."""
         index, share = cell.tokens.index, cell.weight * cell.size / self.tokens
         self.features = self.features.index_add(0, cell.tokens.image, share[:, None] * cell.e)
+        self.shares[cell.step][cell.depth] = share.sum() / len(self.features)
         ponder = 1 + torch.where(cell.halts, cell.weight, 0)
         self.ponder = self.ponder.flatten().index_add(0, index, ponder).view_as(self.ponder)
         self.visited.view(-1)[index] += 1
@@ -375,8 +374,6 @@ def add_halting(
             known = ", ".join(kind.__name__ for kind in MIXERS)
             raise ValueError(
                 f"halting needs mixers of {known}; block {i} of {called} has {type(block.attn).__name__}, whose tokens "
-                "share neurons"
+                "share neurons or windows"
             )
-        if getattr(block.attn, "legacy_batch_leak", False):
-            raise ValueError("legacy_batch_leak=True lets images leak into each other and cannot run cell by cell")
     return Halting(model, config or HaltingConfig(**options), masked=masked)

@@ -171,7 +171,7 @@ def allocate_time_steps(
     per: str = "layer",
     pattern: str = "prefix",
     target: float | None = None,
-    weight: float = 1.0,
+    weight: float = 0.3,
     steps: Mapping[str, int | Sequence[int]] | None = None,
     frozen: Mapping[str, Sequence[int]] | None = None,
 ) -> DynamicTimeSteps:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.models import SpikingModel
+from spikevit.neurons import TimeGate
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
 from spikevit.training.recipe import Recipe, ScheduleRecipe
@@ -78,16 +79,20 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
-        o = self.recipe.optimizer
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
+        o, steps = self.recipe.optimizer, self.recipe.time_steps
+        scores = [p for m in self.model.modules() if isinstance(m, TimeGate) for p in m.parameters()]
+        apart = set(map(id, scores))
+        parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in apart]
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": o.weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
+        if steps and scores:
+            groups.append({"params": scores, "weight_decay": 0.0, "lr": steps.lr})
         optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
         # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
-        steps = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
-        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / steps, o.lr, self.recipe.schedule) / o.lr)
+        per_epoch = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
+        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, o.lr, self.recipe.schedule) / o.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:

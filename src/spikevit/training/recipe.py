@@ -104,12 +104,14 @@ class SpikesRecipe:
 class TimeStepsRecipe:
     """Dynamic time steps: which steps of which layers pass spikes. See `adaptive.allocate_time_steps`.
 
-    target: mean open steps over layers; None is a penalty on all scores. weight: λ of either. per: "layer" or
-    "block". pattern: "prefix" or "free".
+    target: mean open steps over layers; None is a penalty on all scores. weight: λ of either; small enough that the
+    task decides which layers close first. lr: peak learning rate of the scores. per: "layer" or "block". pattern:
+    "prefix" or "free".
     """
 
     target: float | None = None
-    weight: float = 1.0
+    weight: float = 0.3
+    lr: float = 0.01
     per: str = "layer"
     pattern: str = "prefix"
 
@@ -189,6 +191,8 @@ class Recipe:
             raise ValueError(f"spikes.target={self.spikes.target} must be greater than 0 spikes per neuron")
         if not self.spikes.weight > 0:
             raise ValueError(f"spikes.weight={self.spikes.weight} must be greater than 0")
+        if self.time_steps and not self.time_steps.lr > 0:
+            raise ValueError(f"time_steps.lr={self.time_steps.lr} must be greater than 0")
         if self.early_exit and self.halting:
             raise ValueError("early_exit does not combine with halting, which has no logits of every step: take one")
         if self.early_exit and not 0 <= self.early_exit.tolerance < 1:

@@ -62,7 +62,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]
     if m.backend:
         set_backend(model, m.backend)
     if recipe.time_steps:
-        model = allocate_time_steps(model, **vars(recipe.time_steps))
+        model = allocate_time_steps(model, **{k: v for k, v in vars(recipe.time_steps).items() if k != "lr"})
     if recipe.halting:
         model = add_halting(model, recipe.halting)
     if recipe.early_exit:
