@@ -101,11 +101,10 @@ def table(root: str, images: int) -> None:
     for name, model in models.items():
         score, spent = evaluate(model, test, data.info), exact(count(model, first.split(64)))
         energies[name] = spent.mj
-        most = model.cells if model.work_unit == "cells a token" else model.config.time_steps
         cells = (
             name,
             f"{100 * score.accuracy:.2f}",
-            f"{score.work:.2f} of {most} {model.work_unit}",
+            f"{score.work:.2f} of {model.most_work} {model.work_unit}",
             f"{spent.macs / 1e6:.2f}",
             f"{spent.acs / 1e6:.2f}",
             f"{spent.mj * 1e3:.2f}",

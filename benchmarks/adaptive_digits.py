@@ -89,8 +89,7 @@ def measure(seed: int, number: int) -> dict[str, tuple[float, float, float]]:
     images, found = normalise(data.split("test").images, data.info), {}
     for name, model in models.items():
         score = evaluate(model, data.split("test"), data.info)
-        most = model.cells if name == "STAS" else model.config.time_steps
-        found[name] = score.accuracy, score.work / most, exact(count(model, images)).mj
+        found[name] = score.accuracy, score.work / model.most_work, exact(count(model, images)).mj
     return found
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from spikevit import load_model, save_model
-from spikevit.adaptive import add_early_exit
+from spikevit.adaptive import add_early_exit, add_halting
 from spikevit.data import load_data, normalise
-from spikevit.models.checkpoint import read_about
+from spikevit.models.checkpoint import OWN, read_about
 from spikevit.profiling.calibrate import calibrate
 from spikevit.report.curve import curve
 from spikevit.training.evaluate import evaluate
@@ -107,9 +107,21 @@ def test_plot_alone_and_json(cli, plain):
     assert Path("c.png").read_bytes().startswith(b"\x89PNG") and [p.name for p in Path().iterdir()] == ["c.png"]
 
 
+def test_halting_maps(cli, plain):
+    """As many cells at each token as it visited, in words of the model's own maximum."""
+    model = add_halting(load_model(plain), beta=5.0)
+    save_model(model, "h.safetensors", **{k: v for k, v in read_about(plain).items() if k not in OWN})
+    status, out, err = cli("eval", "h.safetensors", "--maps", "maps.svg")
+    _, score = digits("h.safetensors")
+    assert (status, err) == (0, "") and f", {round(score.work, 2):g} of {model.cells} cells a token\n" in out
+    assert out.endswith("Halting maps: maps.svg\n") and "cells visited" in Path("maps.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--maps", "m.png"], "--maps m.png: tokens of spikformer_tiny do not halt"),
+        (["--maps", "m.jpg"], "m.jpg: a plot is written as .svg or .png"),
         (["--curve", "c.txt"], "c.txt: a curve is written as .csv; give it such an ending"),
         (["--plot", "c.pdf"], "c.pdf: a plot is written as .svg or .png; give it such an ending"),
         (["--curve", "there.csv"], "there.csv exists already and is not overwritten; name another with --curve"),

@@ -32,7 +32,10 @@ def test_dynamic_time_steps(tmp_path):
     data = load_data("digits")
     score = evaluate(final, data.split("test"), data.info)
     assert (results["accuracy"], results["work"]) == (score.accuracy, score.work) == (score.accuracy, best.mean_steps)
-    assert results["work_unit"] == "time steps" and json.loads((tmp_path / "run/results.json").read_text()) == results
+    assert (
+        results["work_unit"] == "time steps, mean over layers"
+        and json.loads((tmp_path / "run/results.json").read_text()) == results
+    )
     assert float(rows(tmp_path / "run")[-1]["val_work"]) <= 2.0
     about = read_about(tmp_path / "run/final.safetensors")
     assert about["data"]["name"] == "digits" and "frozen" in dict(about["methods"])["time_steps"]

@@ -162,6 +162,8 @@ class Halting(Adapted):
         """How many cells there are, T · depth."""
         return self.config.time_steps * len(self.blocks)
 
+    most_work = cells
+
     def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
         """Logits (B, classes)."""
         if per_step:

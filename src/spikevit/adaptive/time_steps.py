@@ -35,6 +35,7 @@ class DynamicTimeSteps(Adapted):
     """
 
     method = "time_steps"
+    work_unit = "time steps, mean over layers"
 
     def __init__(
         self,

@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+MAPS = 18  # images that --maps shows
+
 EXAMPLE = """examples:
   spikevit eval runs/digits-1/best.safetensors
   spikevit eval best.safetensors --split val --root /data/cifar10 --json
-  spikevit eval best.safetensors --curve curve.csv --plot curve.svg"""
+  spikevit eval best.safetensors --curve curve.csv --plot curve.svg
+  spikevit eval stas/best.safetensors --maps halting.png"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--curve", metavar="FILE", help="accuracy against computation at every setting, as .csv")
     parser.add_argument("--plot", metavar="FILE", help="a picture of the curve, .svg or .png")
+    parser.add_argument("--maps", metavar="FILE", help="how far tokens of the first images went, .svg or .png")
     parser.add_argument(
         "--count-images", type=int, default=64, help="how many to count the curve's operations on (default: 64)"
     )
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from spikevit.adaptive import DynamicTimeSteps
+    from spikevit.adaptive import DynamicTimeSteps, Halting
     from spikevit.models.checkpoint import load_model, read_about, write_atomically
     from spikevit.report.curve import curve
     from spikevit.training.evaluate import evaluate
@@ -46,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on; use spikevit.training.evaluate")
     data = load_data_of(about, root=args.root)
     model = load_model(args.checkpoint)
+    if args.maps and not isinstance(model, Halting):
+        raise ValueError(f"--maps {args.maps}: tokens of {model.name} do not halt; it is for models with halting")
     found = None
     with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
         task = bar.add_task("testing")
@@ -62,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.curve, partial(Path.write_text, data=found.to_csv()))
     if found and args.plot:
         found.plot(args.plot)
+    if args.maps:
+        _maps(Path(args.maps), model, data, args.split)
     if args.json:
         answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": args.split}
         answer |= {"work": score.work, "work_unit": model.work_unit}
@@ -75,18 +83,29 @@ def run(args: argparse.Namespace) -> int:
     if found:
         console = Console(highlight=False)
         console.print(found)
-        for name, path in (("Curve", args.curve), ("Picture", args.plot)):
-            if path:
-                console.print(f"{name}: {path}", soft_wrap=True)
+    for name, path in (("Curve", args.curve), ("Picture", args.plot), ("Halting maps", args.maps)):
+        if path:
+            print(f"{name}: {path}")
     return 0
+
+
+def _maps(path: Path, model: Any, data: Any, split: str) -> None:
+    """Halting maps of the first images."""
+    from spikevit.data import normalise
+    from spikevit.data.batches import collate
+    from spikevit.report.visits_plot import draw
+
+    images, labels = collate(data.split(split).__getitems__(range(min(MAPS, len(data.split(split))))))
+    x = normalise(images, data.info).to(model.dtype)
+    titles = [data.info.classes[int(label)] for label in labels]
+    draw(path, images.float() / 255, model.visits(x), model.cells, titles)
 
 
 def _work(model: Any, work: float) -> str:
     """What an image took, in words; nothing for models without time steps."""
     if not model.time_axis:
         return ""
-    of = f" of {model.config.time_steps}" if model.work_unit == "time steps" else ""
-    return f", {round(work, 2):g}{of} {model.work_unit}"
+    return f", {round(work, 2):g} of {model.most_work} {model.work_unit}"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -97,8 +116,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--count-images {args.count_images} must be at least 1")
     if args.curve and Path(args.curve).suffix != ".csv":
         raise ValueError(f"{args.curve}: a curve is written as .csv; give it such an ending")
-    if args.plot:
-        check_path(Path(args.plot))
-    for option, path in (("--curve", args.curve), ("--plot", args.plot)):
+    for path in (args.plot, args.maps):
+        if path:
+            check_path(Path(path))
+    for option, path in (("--curve", args.curve), ("--plot", args.plot), ("--maps", args.maps)):
         if path and Path(path).exists():
             raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")

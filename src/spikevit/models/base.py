@@ -74,9 +74,14 @@ class SpikingModel(nn.Module):
         logits = self(images)
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
 
+    @property
+    def most_work(self) -> int:
+        """The most that a still image can take: T."""
+        return self.config.time_steps if self.time_axis else 1
+
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), and how much each image took (B,), in `work_unit`: all T time steps."""
-        steps = len(images) if images.dim() == 5 else self.config.time_steps if self.time_axis else 1
+        steps = len(images) if images.dim() == 5 else self.most_work
         logits = self(images)
         return logits, torch.full((len(logits),), float(steps), device=logits.device)
 

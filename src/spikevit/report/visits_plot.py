@@ -1,0 +1,43 @@
+"""Halting maps: how far each token of an image went, laid over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from spikevit.adaptive.halting import Visits
+from spikevit.models.checkpoint import write_atomically
+from spikevit.report.plan_plot import check_path
+
+COLUMNS = 6
+
+
+def draw(path: Path, images: Tensor, visits: Visits, cells: int, titles: Sequence[str]) -> Path:
+    """Writes the picture: each image (C, H, W), in 0 … 1, and beside it how many of `cells` its tokens visited."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    check_path(path)
+    rows = -(-len(images) // COLUMNS)
+    figure = Figure(figsize=(2.1 * COLUMNS, 1.35 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 2 * COLUMNS, squeeze=False)
+    shown = None
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left, right = (axes[i // COLUMNS, 2 * (i % COLUMNS) + side] for side in (0, 1))
+        picture = image.movedim(0, -1).squeeze(-1)
+        left.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
+        left.set_title(title, fontsize=8, pad=2)
+        shown = right.imshow(visits.cells[i], cmap="viridis", vmin=1, vmax=cells)
+        right.set_title(f"{float(visits.cells[i].float().mean()):.1f}", fontsize=8, pad=2)
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01)
+        bar.set_label(f"cells visited, of {cells}", fontsize=8)
+    kind = path.suffix[1:]
+    metadata = {"Date": None} if kind == "svg" else None
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
+    return path
