@@ -27,7 +27,7 @@ import torch
 RUNS = Path("runs/adaptive_cifar10")
 SMALL = {
     "model.name": "spikformer_tiny",
-    "model.config.embed_dim": 96,
+    "model.config.embed_dim": 64,
     "model.config.pools": "[0, 1, 2]",
     "model.config.neuron.decay_input": "false",
     "data.val_fraction": 0.05,
@@ -40,7 +40,7 @@ SMALL = {
     "augmentation.mixup": 0,
     "trainer.precision": "32-true",
 }
-FIRST, MORE = 10, 4  # epochs
+FIRST, MORE = 8, 3  # epochs
 METHODS = {
     "fixed": {},
     "dynamic steps": {"time_steps.target": 2.4},

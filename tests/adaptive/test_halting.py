@@ -44,6 +44,10 @@ def assert_gathered_equals_masked(model, x, **options):
     return gathered
 
 
+def test_models():
+    assert HALTING == ["msvit_tiny", "qkformer_tiny", "spikformer_tiny", "spikingformer_tiny", "stmixer_tiny"]
+
+
 @pytest.mark.parametrize("options", [SOME, SOME | {"merge": 0.9}], ids=["halt", "merge"])
 @pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
 def test_gathered_equals_masked(name, options):
