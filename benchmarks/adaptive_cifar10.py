@@ -40,10 +40,10 @@ SMALL = {
     "augmentation.mixup": 0,
     "trainer.precision": "32-true",
 }
-FIRST, MORE = 8, 3  # epochs
+FIRST, MORE = 6, 2  # epochs
 METHODS = {
     "fixed": {},
-    "dynamic steps": {"time_steps.target": 2.4},
+    "dynamic steps": {"time_steps.target": 2.4, "optimizer.lr": 2e-3},
     "STAS, one step of the stem": {"halting.beta": 25},
     "STAS, averaged stem": {"halting.beta": 25, "halting.front": "average"},
 }

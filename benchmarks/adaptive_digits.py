@@ -31,7 +31,8 @@ METHODS = (*list(RECIPES)[1:], "early exit")
 FOLDS = 5
 ALIKE = ["model.config.neuron.decay_input=false"]
 FIRST = ["schedule.epochs=20", "schedule.warmup_epochs=2"]
-MORE = ["schedule.epochs=15", "schedule.warmup_epochs=1", "optimizer.lr=0.001"]
+MORE = ["schedule.epochs=15", "schedule.warmup_epochs=1"]
+RATES = {"fixed": 1e-3, "dynamic steps": 2e-3, "STAS": 1e-3}  # learning rates, looked for on two folds of seed 0
 
 
 @cache
@@ -65,7 +66,9 @@ def train(method: str, seed: int, number: int, changes: list[str]) -> None:
     torch.set_num_threads(1)
     where = directory(method, seed, number)
     start = directory("first", seed, number) / "last.safetensors"
-    phase = FIRST if method == "first" else [*MORE, f"model.start={start.resolve()}"]
+    phase = FIRST
+    if method != "first":
+        phase = [*MORE, f"optimizer.lr={RATES[method]}", f"model.start={start.resolve()}"]
     recipe = load_recipe(RECIPES[method], [f"trainer.seed={seed}", *ALIKE, *phase, *changes])
     train(where, None if (where / "recipe.yaml").exists() else recipe, data=fold(seed, number), progress=False)
 

@@ -111,7 +111,7 @@ class TimeStepsRecipe:
 
     target: float | None = None
     weight: float = 0.3
-    lr: float = 0.01
+    lr: float = 0.005
     per: str = "layer"
     pattern: str = "prefix"
 
