@@ -43,7 +43,7 @@ SMALL = {
 FIRST, MORE = 6, 2  # epochs
 METHODS = {
     "fixed": {},
-    "dynamic steps": {"time_steps.target": 2.4, "optimizer.lr": 2e-3},
+    "dynamic steps": {"time_steps.target": 2.4},
     "STAS, one step of the stem": {"halting.beta": 25},
     "STAS, averaged stem": {"halting.beta": 25, "halting.front": "average"},
 }
@@ -125,7 +125,7 @@ def main() -> None:
     train("first", root, args.side_by_side, **{"schedule.epochs": FIRST})
     more = {"schedule.epochs": MORE, "optimizer.lr": 1e-3, "model.start": directory("first") / "last.safetensors"}
     with ThreadPoolExecutor(args.side_by_side) as pool:
-        list(pool.map(lambda job: train(job[0], root, 1, **more, **job[1]), METHODS.items()))
+        list(pool.map(lambda job: train(job[0], root, 1, **(more | job[1])), METHODS.items()))
     print(f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}; {FIRST} + {MORE} epochs\n")
     table(root, args.images)
 
