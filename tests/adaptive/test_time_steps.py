@@ -191,6 +191,14 @@ def test_checkpoints(frozen, tmp_path):
     assert torch.equal(again(x), model(x)) and count(again, x).macs == count(model, x).macs
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_whole(training):
+    model, x = scored(make("spikformer_tiny")).train(training), images()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), scored(make("spikformer_tiny")).train(training)(x), rtol=1e-9, atol=1e-9)
+
+
 def test_copies_do_not_share_masks():
     model = scored(make("spikformer_tiny"))
     frozen = model.freeze()

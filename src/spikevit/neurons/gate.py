@@ -79,8 +79,8 @@ class TimeGate(nn.Module):
         return self.fixed is not None and not self.training
 
     def forward(self, spikes: Tensor, start: int = 0) -> Tensor:
-        mask = self.mask().to(spikes)[start : start + len(spikes)]
         self._check(start + len(spikes))
+        mask = self.mask().to(spikes)[start : start + len(spikes)]
         return spikes * mask.view(-1, *(1,) * (spikes.dim() - 1))
 
     def live(self, steps: int, start: int = 0) -> tuple[int, ...]:
@@ -94,8 +94,9 @@ class TimeGate(nn.Module):
         return min(steps, max(0, last - start))
 
     def _check(self, steps: int) -> None:
-        if steps > len(self.open):
-            raise ValueError(f"time steps were allocated for {len(self.open)} steps; this run has at least {steps}")
+        allocated = len(self.fixed if self.scores is None else self.scores)  # type: ignore[arg-type]
+        if steps > allocated:
+            raise ValueError(f"time steps were allocated for {allocated} steps; this run has at least {steps}")
 
     def extra_repr(self) -> str:
         return f"{''.join(str(int(bit)) for bit in self.open)}, {'fixed' if self.fixed else self.pattern}"
