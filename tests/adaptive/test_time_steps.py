@@ -139,6 +139,24 @@ def test_what_is_skipped_is_not_counted(name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "lif", "product"),
+    [
+        ("spikformer_tiny", "blocks.0.mlp.fc1.lif", "blocks.0.mlp.fc1"),
+        ("spikformer_tiny", "blocks.1.attn.attn_lif", "blocks.1.attn"),
+        ("spikformer_tiny", "patch_embed.proj.2.lif", "patch_embed.proj.2"),
+        ("msvit_tiny", "stages.0.0.attn.p.lif", "stages.0.0.attn.p"),
+        ("spikingformer_tiny", "blocks.0.mlp.fc2.lif", "blocks.0.mlp.fc2"),
+    ],
+)
+def test_currents_behind_the_last_open_step_are_not_computed(name, lif, product):
+    """The input has all steps; neurons that are open at the first alone need a quarter of the work in front of them."""
+    model, x = make(name), images()
+    frozen = allocate_time_steps(model, steps={lif: 1}).eval().freeze()
+    full = sum(c.macs for c in count(model, x).operators if c.module == product)
+    assert full and sum(c.macs for c in count(frozen, x).operators if c.module == f"model.{product}") * 4 == full
+
+
 def test_penalties():
     model = make("spikformer_tiny")
     free = allocate_time_steps(model, weight=0.5)

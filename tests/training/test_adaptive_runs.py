@@ -10,6 +10,7 @@ from spikevit import load_model, save_model
 from spikevit.adaptive import DynamicTimeSteps, EarlyExit, Halting, exit_steps
 from spikevit.data import load_data, normalise
 from spikevit.models.checkpoint import read_about
+from spikevit.training import callbacks
 from spikevit.training.evaluate import evaluate, logits_per_step
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build, train
@@ -39,6 +40,18 @@ def test_dynamic_time_steps(tmp_path):
     assert float(rows(tmp_path / "run")[-1]["val_work"]) <= 2.0
     about = read_about(tmp_path / "run/final.safetensors")
     assert about["data"]["name"] == "digits" and "frozen" in dict(about["methods"])["time_steps"]
+
+
+def test_best_has_met_the_target(tmp_path, monkeypatch):
+    """Epochs that have not come down to the target are chosen from only as long as none has."""
+    met = iter([False, False, True, True])
+    accuracies = iter([0.9, 0.95, 0.5, 0.4])
+    original = callbacks.epoch_row
+    monkeypatch.setattr(callbacks, "epoch_row", lambda *args: original(*args) | {"val_accuracy": next(accuracies)})
+    monkeypatch.setattr(DynamicTimeSteps, "meets_target", property(lambda self: next(met)))
+    changes = ["schedule.epochs=4", "time_steps.target=2.0"]
+    results = train(tmp_path / "run", load_recipe("digits_dynamic", [*SHORT, *changes]), progress=False)
+    assert results["best_epoch"] == 3
 
 
 def test_halting(tmp_path):
