@@ -23,7 +23,6 @@ class Gathered:
 
     def __init__(self, active: Tensor):
         self.active = active
-        self.all = bool(active.all())
         self.index = active.flatten().nonzero().flatten()  # of the rows, in (B · N)
         self.image = self.index // active.shape[1]
 
@@ -33,23 +32,21 @@ class Gathered:
     def rows(self, x: Tensor) -> Tensor:
         """Of all tokens (1, B, N, C) those that are active, as rows."""
         flat = x.flatten(0, 2)
-        return (flat if self.all else flat[self.index])[None, :, None]
+        return (flat if len(flat) == len(self) else flat[self.index])[None, :, None]
 
     def together(self, rows: Tensor, positions: bool) -> Tensor:
         """(1, B, K, C): each image's rows in front and zeros behind them; with positions, K = N, each at its place."""
         batch, tokens = self.active.shape
-        if self.all:
-            return rows.view(1, batch, tokens, -1)
-        place = self.index
-        if not positions:
-            place, tokens = self._compact
-        out = rows.new_zeros(batch * tokens, rows.shape[-1]).index_copy(0, place, rows.flatten(0, 2))
-        return out.view(1, batch, tokens, -1)
+        place, most = (self.index, tokens) if positions else self._compact
+        if len(self) == batch * most:  # no image has fewer
+            return rows.view(1, batch, most, -1)
+        out = rows.new_zeros(batch * most, rows.shape[-1]).index_copy(0, place, rows.flatten(0, 2))
+        return out.view(1, batch, most, -1)
 
     def apart(self, x: Tensor, positions: bool) -> Tensor:
         """The inverse: rows of (1, B, K, C)."""
         flat = x.flatten(0, 2)
-        if not self.all:
+        if len(flat) > len(self):
             flat = flat[self.index if positions else self._compact[0]]
         return flat[None, :, None]
 

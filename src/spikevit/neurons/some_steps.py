@@ -183,7 +183,13 @@ def _add(a: Any, b: Any) -> Any:
             return a.dense() + b
         b = SomeSteps(b, range(a.steps), a.steps)
     union = sorted({*a.live, *b.live})
-    out = a.at(union) + b.at(union)
+    long, short = (a, b) if len(a.live) >= len(b.live) else (b, a)
+    if long.live == tuple(range(len(union))) and short.live == long.live[: len(short.live)]:  # the usual case
+        out, behind = long.data[: len(short.live)] + short.data, long.data[len(short.live) :]
+        if len(behind):
+            out = torch.cat([out, behind if short.rest is None else behind + short.rest])
+    else:
+        out = a.at(union) + b.at(union)
     if len(union) == a.steps:
         return out
     rests = [rest for rest in (a.rest, b.rest) if rest is not None]
