@@ -29,10 +29,12 @@ class TokenConv(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         x = together(needed(self.lif, x, stream), stream, positions=True)
-        conv, weight, bias = self.conv, self.conv.weight, self.conv.bias
-        if self.bn is not None and not self.bn.training:
+        conv, bias = self.conv, self.conv.bias
+        if self.bn is None or self.bn.training:
+            currents = steps_apart(lambda m: conv(m.mT).mT, x, rest=bias)
+        else:
             weight, bias = folded(conv, self.bn)
-        currents = steps_apart(lambda m: F.conv1d(m.mT, weight, bias, padding=conv.padding).mT, x, rest=bias)
+            currents = steps_apart(lambda m: F.conv1d(m.mT, weight, bias, padding=conv.padding).mT, x, rest=bias)
         currents = apart(currents, stream, positions=True)
         if self.bn is not None and self.bn.training:
             currents = batch_norm(self.bn, currents)
