@@ -12,7 +12,7 @@ from spikevit.data import DataInfo, ImageSet, normalise
 from spikevit.profiling.calibrate import calibrate
 from spikevit.profiling.constants import load_constants
 from spikevit.profiling.conventions import exact, paper
-from spikevit.report.curve import Curve, curve, knob, operating_points
+from spikevit.report.curve import Curve, curve, operating_points
 from spikevit.training.evaluate import evaluate
 
 INFO = DataInfo("noise", tuple("abcde"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
@@ -133,7 +133,7 @@ def test_a_model_without_time_steps_is_one_point(data):
     model = make(data, "ge2mst_tiny", time_steps=4)
     found = curve(model, data, INFO, count_images=2)
     (point,) = found.points
-    assert (knob(model), found.knob, point.chosen) == ("none", "none", True)
+    assert (model.knob, found.knob, point.chosen) == ("none", "none", True)
     assert point.score == evaluate(model, data, INFO)
     report = profile(model, shown(data, 2))
     assert point.exact_mj == pytest.approx(report.costs["exact"].energy.mj)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from spikevit.neurons import Stream
 class Adapted(SpikingModel):
     """A model that runs as `method` has it. Its config, name and traits are those of the model inside.
 
-    A checkpoint of it holds `methods`: what was applied to the zoo's model, in that order, with options.
+    A checkpoint of it holds `methods`: what was applied to the zoo's model, in that order, with options. Its knob is
+    one of the options.
     """
 
     method: str
-    knob: str  # of the options, the number that trades accuracy for computation
 
     def __init__(self, model: SpikingModel):
         nn.Module.__init__(self)
@@ -29,22 +30,14 @@ class Adapted(SpikingModel):
         self.time_axis, self.streaming = model.time_axis, model.streaming
         self.train(model.training)
 
+    @abstractmethod
     def options(self) -> dict[str, Any]:
         """What applies the method again, as plain values."""
-        raise NotImplementedError
 
     @property
     def setting(self) -> float:
         """Where its knob stands."""
         return self.options()[self.knob]
-
-    def settings(self) -> list[float]:
-        """Where the knob may stand, from the least computation to the most; its own setting is among them."""
-        raise NotImplementedError
-
-    def at(self, setting: float) -> SpikingModel:
-        """The same model, weights shared, with the knob elsewhere."""
-        raise NotImplementedError
 
     @property
     def methods(self) -> tuple[tuple[str, dict[str, Any]], ...]:  # type: ignore[override]

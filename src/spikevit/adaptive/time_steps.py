@@ -124,10 +124,9 @@ class DynamicTimeSteps(Adapted):
         return self._fixed([gate.open for gate in self._gates()])
 
     def _fixed(self, masks: Sequence[Sequence[bool]]) -> DynamicTimeSteps:
-        model = copy.deepcopy(self)
         gates = [TimeGate(pattern=self.pattern, fixed=mask) for mask in masks]
         return DynamicTimeSteps(
-            model.model,
+            copy.deepcopy(self.model),
             self.units,
             gates,
             per=self.per,
@@ -137,7 +136,7 @@ class DynamicTimeSteps(Adapted):
         )
 
     @property
-    def knob(self) -> str:  # type: ignore[override]
+    def knob(self) -> str:
         """The score σ(a) above which a step is open; of a frozen model, how many steps it runs."""
         return "time_steps" if self.frozen else "score"
 
@@ -149,7 +148,7 @@ class DynamicTimeSteps(Adapted):
     def settings(self) -> list[float]:
         """Some of the scores that occur, and 1/2, the highest first: it opens the fewest steps. Frozen: 1 … T."""
         if self.frozen:
-            return list(map(float, range(1, self.config.time_steps + 1)))
+            return list(map(float, super().settings()))
         scores = torch.cat([gate.scores.detach().double() for gate in self._gates()]).sigmoid().unique()
         chosen = scores[torch.linspace(0, len(scores) - 1, min(10, len(scores))).long()][:-1]  # above all: none is open
         return sorted({0.5, *(round(s, 4) for s in chosen.tolist())}, reverse=True)
@@ -157,9 +156,7 @@ class DynamicTimeSteps(Adapted):
     def at(self, setting: float) -> SpikingModel:
         """The model with steps open whose score is above the setting; of a frozen one, its first steps."""
         if self.frozen:
-            other = copy.deepcopy(self)
-            other.config = other.model.config = replace(self.config, time_steps=int(setting))
-            return other
+            return super().at(setting)
         bits = [gate.scores.detach().double().sigmoid() > setting for gate in self._gates()]
         masks = [(b.long().cumprod(0) if self.pattern == "prefix" else b).tolist() for b in bits]
         return self._fixed(masks)

@@ -77,12 +77,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     line = f"{score.accuracy:.2%}: {score.right} of {score.total} {args.split} images of {data.info.name} right"
     print(line + _work(model, score.work))
-    inside = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]
-    if inside:
-        Console(highlight=False).print(inside[0])
-    if found:
-        console = Console(highlight=False)
-        console.print(found)
+    steps = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]
+    for shown in (*steps, *([found] if found else [])):
+        Console(highlight=False).print(shown)
     for name, path in (("Curve", args.curve), ("Picture", args.plot), ("Halting maps", args.maps)):
         if path:
             print(f"{name}: {path}")
@@ -92,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
 def _maps(path: Path, model: Any, data: Any, split: str) -> None:
     """Halting maps of the first images."""
     from spikevit.data import normalise
-    from spikevit.data.batches import collate
+    from spikevit.data.batches import take
     from spikevit.report.visits_plot import draw
 
-    images, labels = collate(data.split(split).__getitems__(range(min(MAPS, len(data.split(split))))))
+    dataset = data.split(split)
+    images, labels = take(dataset, range(min(MAPS, len(dataset))))
     x = normalise(images, data.info).to(model.dtype)
     titles = [data.info.classes[int(label)] for label in labels]
     draw(path, images.float() / 255, model.visits(x), model.cells, titles)
@@ -110,7 +108,7 @@ def _work(model: Any, work: float) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses files that cannot be written, before any work is done."""
-    from spikevit.report.plan_plot import check_path
+    from spikevit.report.figure import check_path
 
     if args.count_images < 1:
         raise ValueError(f"--count-images {args.count_images} must be at least 1")

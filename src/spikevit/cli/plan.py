@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.conversion.planner import plan
     from spikevit.models.checkpoint import load_model, read_about, save_model
-    from spikevit.report.plan_plot import check_path
+    from spikevit.report.figure import check_path
     from spikevit.training.evaluate import evaluate
 
     check_numbers(args)
@@ -93,11 +93,11 @@ def _data(args: argparse.Namespace, about: dict[str, Any], model: Any) -> Any:
 def _images(args: argparse.Namespace, data: Any, model: Any) -> Iterator[Any]:
     """Training images drawn from all of them, the same at every call, normalised."""
     from spikevit.data import normalise
-    from spikevit.data.batches import Batches, collate
+    from spikevit.data.batches import Batches, take
 
     dataset, left = data.split("train"), args.images
     for indices in Batches(len(dataset), args.batch_size, seed=0, shuffle=True, drop_last=False):
-        images, _ = collate(dataset.__getitems__(indices[:left]))
+        images, _ = take(dataset, indices[:left])
         yield normalise(images, data.info).to(model.dtype)
         left -= len(indices)
         if left <= 0:

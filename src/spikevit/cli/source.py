@@ -109,9 +109,9 @@ def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> So
     images = len(dataset) if args.images is None else min(args.images, len(dataset))
 
     def get(start: int, stop: int) -> Tensor:
-        from spikevit.data.batches import collate
+        from spikevit.data.batches import take
 
-        found, _ = collate(dataset.__getitems__(range(start, stop)))
+        found, _ = take(dataset, range(start, stop))
         return normalise(found, data.info).to(model.dtype)
 
     about = f"{fresh}{images} {split} images of {data.info.name}"

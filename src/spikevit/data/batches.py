@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -55,6 +55,11 @@ class Batches(Sampler[list[int]]):
             order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n)  # NumPy keeps it for ever
         for batch in range(self.rank, self.total, self.world_size):
             yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+
+def take(dataset: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The images (n, C, H, W) and labels (n,) of these indices, as one batch."""
+    return collate(dataset.__getitems__(indices))
 
 
 def collate(batch: Any) -> tuple[Tensor, Tensor]:

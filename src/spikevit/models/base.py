@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -78,6 +79,27 @@ class SpikingModel(nn.Module):
     def most_work(self) -> int:
         """The most that a still image can take: T."""
         return self.config.time_steps if self.time_axis else 1
+
+    @property
+    def knob(self) -> str:
+        """What trades accuracy for computation, weights unchanged: time steps; "none" without a time axis."""
+        return "time_steps" if self.time_axis else "none"
+
+    @property
+    def setting(self) -> float:
+        """Where the knob stands."""
+        return self.most_work
+
+    def settings(self) -> list[float]:
+        """Where it may stand, from the least computation to the most, its own setting among them: 1 … T."""
+        return list(range(1, self.most_work + 1))
+
+    def at(self, setting: float) -> SpikingModel:
+        """The same model, weights shared, with the knob elsewhere."""
+        other = copy.copy(self)
+        if self.time_axis:
+            other.config = replace(self.config, time_steps=int(setting))
+        return other
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), and how much each image took (B,), in `work_unit`: all T time steps."""

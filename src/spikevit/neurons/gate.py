@@ -60,11 +60,11 @@ class TimeGate(nn.Module):
         self.scores = nn.Parameter(scores) if scores is not None else None
         self.fixed = tuple(map(bool, fixed)) if fixed is not None else None
 
-    def mask(self, soft: bool = False) -> Tensor:
+    def mask(self) -> Tensor:
         """m (T,), with its gradient."""
         if self.scores is None:
             return torch.tensor(self.fixed, dtype=torch.get_default_dtype())
-        return time_mask(self.scores, self.pattern, soft)
+        return time_mask(self.scores, self.pattern)
 
     @property
     def open(self) -> tuple[bool, ...]:

@@ -74,11 +74,10 @@ class Neuron(nn.Module):
 
     def _open_steps(self, x: Any, v: Tensor | None, live: tuple[int, ...], last: int) -> tuple[Any, Tensor]:
         """Spikes at the steps `live` alone; the membrane moves during the first `last` ones."""
+        currents = SomeSteps.first(x, last).at(range(last))
         if not last:
-            some = x.data if isinstance(x, SomeSteps) else x
-            v = some.new_empty(some.shape[1], 0) if v is None else v
-            return SomeSteps(some.new_empty(0, *some.shape[1:]), (), len(x)), v
-        spikes, v = self.run(x.at(range(last)) if isinstance(x, SomeSteps) else x[:last], v)
+            return SomeSteps(currents, (), len(x)), currents.new_empty(currents.shape[1], 0) if v is None else v
+        spikes, v = self.run(currents, v)
         if len(live) == len(x):
             return spikes, v
         return SomeSteps(spikes if len(live) == last else spikes[list(live)], live, len(x), computed=last), v

@@ -127,16 +127,21 @@ class Report:
                     f"{o[key]:.6g}" if key == "rate" else str(o[key]) for o in operands
                 )
             rows.append(layer)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys() if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_of(rows)
 
     def __rich__(self):
         from spikevit.report.terminal import costs
 
         return costs(self)
+
+
+def csv_of(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV; the keys of the first are the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys() if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _other(o: Any, images: int) -> dict[str, Any]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import csv
-import io
 import time
-from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from spikevit.adaptive.adapted import Adapted
-from spikevit.data import Batches, DataInfo, make_loader, normalise
+from spikevit.data import DataInfo
 from spikevit.models import SpikingModel
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import exact, paper
 from spikevit.profiling.count import Counts, count
-from spikevit.profiling.profile import NOTE
-from spikevit.training.evaluate import Score, evaluate
+from spikevit.profiling.profile import NOTE, csv_of
+from spikevit.training.evaluate import Score, as_input, evaluate, evaluating, in_order
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,7 @@ class Curve:
 
     def to_csv(self) -> str:
         """One row for each setting."""
-        rows = [{"knob": self.knob, "work_unit": self.work_unit, **p.to_dict()} for p in self.points]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_of([{"knob": self.knob, "work_unit": self.work_unit, **p.to_dict()} for p in self.points])
 
     def plot(self, path: str | Path) -> Path:
         """Draws the curve as .svg or .png."""
@@ -110,23 +100,9 @@ class Curve:
         return table(self)
 
 
-def knob(model: SpikingModel) -> str:
-    """What trades accuracy for computation: the method's own; of a model of the zoo its time steps, or "none"."""
-    if isinstance(model, Adapted):
-        return model.knob
-    return "time_steps" if model.time_axis else "none"
-
-
 def operating_points(model: SpikingModel) -> list[tuple[float, SpikingModel]]:
-    """The model at each setting of its knob, from the least computation to the most; weights are shared.
-
-    Of a model of the zoo 1 … T time steps, the T it was trained with.
-    """
-    if isinstance(model, Adapted):
-        return [(setting, model.at(setting)) for setting in model.settings()]
-    if not model.time_axis:
-        return [(1, model)]
-    return [(steps, _with_steps(model, steps)) for steps in range(1, model.config.time_steps + 1)]
+    """The model at each setting of its knob, from the least computation to the most; weights are shared."""
+    return [(setting, model.at(setting)) for setting in model.settings()]
 
 
 def curve(
@@ -144,7 +120,7 @@ def curve(
     Accuracy, work and time are of all images; operations and energy of what ran on the first `count_images` of them.
 
     Args:
-        model: of the zoo, or adapted by a method.
+        model: of the zoo, or adapted by a method; its knob is its own (`SpikingModel.knob`).
         dataset, info, batch_size: as in `evaluate`.
         count_images: how many images to count on.
         constants: energy of one operation, as in `profile`.
@@ -152,10 +128,8 @@ def curve(
     """
     if count_images < 1:
         raise ValueError(f"count_images={count_images!r} must be at least 1")
-    table, own = load_constants(constants), _own(model)
-    was_training = model.training
-    model.eval()
-    try:
+    table, own = load_constants(constants), model.setting
+    with evaluating(model):
         points, found, images = operating_points(model), [], 0
         for i, (setting, at) in enumerate(points):
 
@@ -180,33 +154,12 @@ def curve(
                     chosen=setting == own,
                 )
             )
-    finally:
-        model.train(was_training)
     name = model.name or type(model.base).__name__
-    return Curve(name, info.name, knob(model), model.work_unit, images, table, found)
-
-
-def _own(model: SpikingModel) -> float:
-    """The setting of the model as it is."""
-    if isinstance(model, Adapted):
-        return model.setting
-    return model.config.time_steps if model.time_axis else 1
-
-
-def _with_steps(model: SpikingModel, steps: int) -> SpikingModel:
-    """The same modules, shown still images for another number of steps."""
-    other = copy.copy(model)
-    other.config = replace(model.config, time_steps=steps)
-    return other
+    return Curve(name, info.name, model.knob, model.work_unit, images, table, found)
 
 
 def _count(model: SpikingModel, dataset: Dataset, info: DataInfo, batch_size: int, images: int) -> Counts:
     """What ran on the first images."""
     n = min(images, len(cast(Sized, dataset)))
-    batches = Batches(n, min(batch_size, n), seed=0, shuffle=False, drop_last=False)
-
-    def shown() -> Iterator[Tensor]:
-        for x, _ in make_loader(Subset(dataset, range(n)), batches):
-            yield normalise(x.to(model.device), info).to(model.dtype)
-
-    return count(model, shown())
+    loader = in_order(Subset(dataset, range(n)), min(batch_size, n))
+    return count(model, (as_input(x, model, info) for x, _ in loader))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikevit.models.checkpoint import write_atomically
 from spikevit.profiling.profile import NOTE
-from spikevit.report.plan_plot import check_path
+from spikevit.report.figure import check_path, save
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -51,10 +50,7 @@ def draw(path: Path, curve: Curve) -> Path:
     left.set_ylabel(f"accuracy, % of {own.score.total} images of {curve.data}")
     ends = "" if len(points) == 1 else f", {_words(curve.knob)} {points[0].setting:g} to {points[-1].setting:g}"
     figure.suptitle(curve.model + ends, fontsize=11)
-    kind = path.suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else None
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
-    return path
+    return save(figure, path)
 
 
 def table(curve: Curve) -> Group:

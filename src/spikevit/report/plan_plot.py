@@ -7,20 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spikevit.conversion.planner import Plan
-from spikevit.models.checkpoint import write_atomically
-
-FORMATS = (".svg", ".png")
-
-
-def check_path(path: Path) -> Path:
-    """The path, if a picture can be written there.
-
-    Raises:
-        ValueError: it ends in neither .svg nor .png.
-    """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path}: a plot is written as {' or '.join(FORMATS)}; give it such an ending")
-    return path
+from spikevit.report.figure import check_path, save
 
 
 def draw(path: Path, plan: Plan) -> Path:
@@ -61,10 +48,7 @@ def draw(path: Path, plan: Plan) -> Path:
     axis.grid(True, which="both", linewidth=0.3, alpha=0.5)
     bar = figure.colorbar(shown, ax=axis, ticks=range(len(steps)), label="longest T of a layer")
     bar.ax.set_yticklabels([str(t) for t in steps])
-    kind = path.suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else None
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
-    return path
+    return save(figure, path)
 
 
 def _few(value: float, form: str) -> str:

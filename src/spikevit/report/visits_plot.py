@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from spikevit.adaptive.halting import Visits
-from spikevit.models.checkpoint import write_atomically
-from spikevit.report.plan_plot import check_path
+from spikevit.report.figure import check_path, save
 
 COLUMNS = 6
 
@@ -37,7 +36,4 @@ def draw(path: Path, images: Tensor, visits: Visits, cells: int, titles: Sequenc
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01)
         bar.set_label(f"cells visited, of {cells}", fontsize=8)
-    kind = path.suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else None
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
-    return path
+    return save(figure, path)

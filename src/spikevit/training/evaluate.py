@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from spikevit.data import Batches, DataInfo, make_loader, normalise
 from spikevit.models import SpikingModel
@@ -41,20 +43,15 @@ def evaluate(
 
     progress is called with the batches done and their number.
     """
-    loader = make_loader(dataset, Batches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False), workers)  # type: ignore[arg-type]
-    was_training = model.training
-    model.eval()
     right, total, work = 0, 0, 0.0
-    try:
+    loader = in_order(dataset, batch_size, workers)
+    with evaluating(model):
         for i, (images, labels) in enumerate(loader):
-            x = normalise(images.to(model.device), info).to(model.dtype)
-            logits, taken = model.run(x)
+            logits, taken = model.run(as_input(images, model, info))
             right += int((logits.argmax(-1).cpu() == labels).sum())
             total += len(labels)
             work += float(taken.double().sum())
             progress(i + 1, len(loader))
-    finally:
-        model.train(was_training)
     return Score(right, total, work / total)
 
 
@@ -63,11 +60,28 @@ def logits_per_step(
     model: SpikingModel, dataset: Dataset, info: DataInfo, *, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Logits of every step (T, N, classes) and labels (N,) of all images, in evaluation mode."""
-    loader = make_loader(dataset, Batches(len(dataset), batch_size, seed=0, shuffle=False, drop_last=False), 0)  # type: ignore[arg-type]
+    with evaluating(model):
+        found = [(model(as_input(x, model, info), per_step=True), y) for x, y in in_order(dataset, batch_size)]
+    return torch.cat([z.cpu() for z, _ in found], 1), torch.cat([y for _, y in found])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then the mode that the model was in."""
     was_training = model.training
     model.eval()
     try:
-        found = [(model(normalise(x.to(model.device), info).to(model.dtype), per_step=True), y) for x, y in loader]
+        yield
     finally:
         model.train(was_training)
-    return torch.cat([z.cpu() for z, _ in found], 1), torch.cat([y for _, y in found])
+
+
+def in_order(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
+    """Every image once, in order."""
+    n = len(cast(Sized, dataset))
+    return make_loader(dataset, Batches(n, batch_size, seed=0, shuffle=False, drop_last=False), workers)
+
+
+def as_input(images: Tensor, model: SpikingModel, info: DataInfo) -> Tensor:
+    """As the model takes them."""
+    return normalise(images.to(model.device), info).to(model.dtype)

@@ -28,7 +28,7 @@ from spikevit.adaptive import (
 from spikevit.adaptive.adapted import require_time
 from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, load_data, normalise
-from spikevit.data.batches import collate
+from spikevit.data.batches import take
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.checkpoint import OWN, load_model, load_weights, read_about, save_model, write_atomically
 from spikevit.neurons import set_backend
@@ -73,7 +73,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]
 def _some_images(data: Data, images: int = 256) -> Tensor:
     """The first training images, normalised."""
     part: Any = data.split("train")
-    found, _ = collate(part.__getitems__(range(min(images, len(part)))))
+    found, _ = take(part, range(min(images, len(part))))
     return normalise(found, data.info)
 
 
@@ -94,12 +94,13 @@ def finish(recipe: Recipe, model: SpikingModel, data: Data) -> SpikingModel:
 def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
     """The model of a recipe with the weights of its `start`; in exact mode made from one that is not yet."""
     assert m.start is not None
-    saved = read_about(m.start)["config"]
+    about = read_about(m.start)
+    saved = about["config"]
     exact = m.config.get("grid_bits") is not None and saved.get("grid_bits") is None
     config = {key: saved[key] for key in ("code", "codes") if saved.get(key) is not None}  # as planned
     config |= {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
     model = create_model(m.name, time_steps=m.time_steps, **fits, **config)
-    if thresholds := [options for name, options in read_about(m.start).get("methods", []) if name == "thresholds"]:
+    if thresholds := [options for name, options in about.get("methods", []) if name == "thresholds"]:
         model = set_thresholds(model, **thresholds[-1])
     model = load_weights(model, m.start)
     if not exact:

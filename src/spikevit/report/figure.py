@@ -1,0 +1,29 @@
+"""Pictures as files: which endings there are, and how a figure is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spikevit.models.checkpoint import write_atomically
+
+FORMATS = (".svg", ".png")
+
+
+def check_path(path: Path) -> Path:
+    """The path, if a picture can be written there.
+
+    Raises:
+        ValueError: it ends in neither .svg nor .png.
+    """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path}: a plot is written as {' or '.join(FORMATS)}; give it such an ending")
+    return path
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure of matplotlib, whole or not at all; the same figure gives the same file."""
+    kind = path.suffix[1:]
+    metadata = {"Date": None} if kind == "svg" else None
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
+    return path
