@@ -130,6 +130,12 @@ def test_inference_equals_training():
     assert torch.equal(trained, inferred)
 
 
+def test_a_membrane_that_nobody_reads_is_left_out():
+    x = torch.randn(4, 3, 5) * 2
+    spikes, v = fused_lif(x, goes_on=False)
+    assert torch.equal(spikes, fused_lif(x)[0]) and v is None
+
+
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=repr)
 def test_surrogate_is_the_derivative_of_its_primitive(surrogate):
     u = torch.linspace(-2, 2, 1237, dtype=torch.float64).requires_grad_()

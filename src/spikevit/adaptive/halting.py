@@ -10,8 +10,9 @@ available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -219,11 +220,14 @@ class Halting(Adapted):
         tokens = Gathered(active)
         total, size = x.new_zeros(len(tokens)), x.new_ones(len(tokens))
         states: list[tuple[State | None, Tensor]] = [(None, tokens.index)] * len(blocks)
+        recall = None if self.training or self.masked else _Recall()
         for step in range(self.config.time_steps):
             rows = tokens.rows(x)
             for depth, block in enumerate(blocks):
                 last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
                 stream = self._stream(*states[depth], step, tokens)
+                if depth == 0 and recall is not None:  # its input is x at every step
+                    stream.once = partial(recall, tokens)
                 e = self._block(block, rows, stream, tokens)
                 states[depth] = stream.state(), tokens.index
                 flat = e.flatten(0, 2)
@@ -297,6 +301,18 @@ class Halting(Adapted):
         other = copy.copy(self)
         other.halting = replace(self.halting, beta=setting)
         return other
+
+
+class _Recall:
+    """Rows of what is the same at every step: computed at the first one, for all tokens."""
+
+    def __init__(self) -> None:
+        self.known: Tensor | None = None
+
+    def __call__(self, tokens: Gathered, compute: Callable[[], Tensor]) -> Tensor:
+        if self.known is None:
+            self.known = dense(compute())
+        return tokens.rows(self.known)
 
 
 class _Outcome:

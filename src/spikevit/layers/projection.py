@@ -86,7 +86,10 @@ class SpikingLinear(LinearBN):
         self.lif = neuron.build(threshold)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        return self.lif(LinearBN.forward(self, needed(self.lif, x, stream)), stream)
+        def currents() -> Tensor:
+            return LinearBN.forward(self, needed(self.lif, x, stream))
+
+        return self.lif(stream.ahead(currents) if stream is not None else currents(), stream)
 
 
 class MembraneLinear(LinearBN):

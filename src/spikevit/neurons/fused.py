@@ -68,13 +68,19 @@ def _fire(h: Tensor, threshold: float, reset: str, s: Tensor | None = None, v: T
     return s, torch.sub(h, s, alpha=threshold, out=v)
 
 
-def _run(x, v, leak, decay_input, threshold, reset, keep, in_place=False):
-    """Forward without autograd, three passes over memory a step: h of all steps (where kept), spikes, last v."""
+def _run(x, v, leak, decay_input, threshold, reset, keep, in_place=False, goes_on=True):
+    """Forward without autograd, three passes over memory a step: h of all steps (where kept), spikes, last v.
+
+    The last v is None, and one pass less, unless it goes on.
+    """
     spikes = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     h = torch.empty_like(spikes) if keep else None
     v_next = v if in_place and v is not None else torch.empty_like(spikes[0])
     for t in range(len(x)):
         h_t = charge(x[t], v, leak, decay_input, out=v_next if h is None else h[t])
+        if t == len(x) - 1 and not goes_on:
+            torch.ge(h_t, threshold, out=spikes[t])
+            return h, spikes, None
         _, v = _fire(h_t, threshold, reset, spikes[t], v_next)
     return h, spikes, v
 
@@ -90,10 +96,11 @@ def fused_lif(
     detach_reset: bool = True,
     surrogate: Surrogate = Sigmoid(),
     in_place: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """`lif`, in a quarter of its memory and time: see there. in_place: v may be overwritten."""
+    goes_on: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """`lif`, in a quarter of its memory and time: see there. The last membrane is None without `goes_on`."""
     learns = any(isinstance(a, Tensor) and a.requires_grad for a in (x, v, leak))
     if not (torch.is_grad_enabled() and learns):
-        _, spikes, v = _run(x, v, leak, decay_input, threshold, reset, keep=False, in_place=in_place)
+        _, spikes, v = _run(x, v, leak, decay_input, threshold, reset, False, in_place, goes_on)
         return spikes, v
     return _FusedLIF.apply(x, v, leak, decay_input, threshold, reset, detach_reset, surrogate)

@@ -61,9 +61,10 @@ class Neuron(nn.Module):
         v, start = (stream.read(), stream.step) if stream is not None else (None, 0)
         owned = stream is not None and stream.owns_state
         if self.gate is not None and self.gate.skips:
-            spikes, v = self._open_steps(x, v, self.gate.live(len(x), start), self.gate.until(len(x), start))
+            live, last = self.gate.live(len(x), start), self.gate.until(len(x), start)
+            spikes, v = self._open_steps(x, v, live, last, goes_on=stream is not None)
         else:
-            spikes, v = self.run(dense(x), v, in_place=owned)
+            spikes, v = self.run(dense(x), v, in_place=owned, goes_on=stream is not None)
             if self.gate is not None:
                 spikes = self.gate(spikes, start)
         if stream is not None:
@@ -72,18 +73,18 @@ class Neuron(nn.Module):
                 spikes = stream.tokens.mask(spikes)
         return spikes
 
-    def _open_steps(self, x: Any, v: Tensor | None, live: tuple[int, ...], last: int) -> tuple[Any, Tensor]:
+    def _open_steps(self, x: Any, v: Tensor | None, live: tuple[int, ...], last: int, goes_on: bool) -> Any:
         """Spikes at the steps `live` alone; the membrane moves during the first `last` ones."""
         currents = SomeSteps.first(x, last).at(range(last))
         if not last:
             return SomeSteps(currents, (), len(x)), currents.new_empty(currents.shape[1], 0) if v is None else v
-        spikes, v = self.run(currents, v)
+        spikes, v = self.run(currents, v, goes_on=goes_on)
         if len(live) == len(x):
             return spikes, v
         return SomeSteps(spikes if len(live) == last else spikes[list(live)], live, len(x), computed=last), v
 
-    def run(self, x: Tensor, v: Tensor | None = None, in_place: bool = False) -> tuple[Tensor, Tensor]:
-        """Spikes (T, ...) and the membrane after the last step, from v before the first, which may be overwritten."""
+    def run(self, x: Tensor, v: Tensor | None = None, in_place: bool = False, goes_on: bool = True) -> Any:
+        """Spikes (T, ...) and the membrane after the last step, from v before the first: see `lif`."""
         return BACKENDS[self.backend](
             x,
             v,
@@ -94,6 +95,7 @@ class Neuron(nn.Module):
             detach_reset=self.detach_reset,
             surrogate=self.surrogate,
             in_place=in_place,
+            goes_on=goes_on,
         )
 
     def step(self, x_t: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,7 @@ def lif(
     detach_reset: bool = True,
     surrogate: Surrogate = Sigmoid(),
     in_place: bool = False,
+    goes_on: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Spikes of leaky integrate-and-fire neurons, and the membrane they leave behind.
 
@@ -60,8 +61,9 @@ def lif(
 
     Args:
         x: input currents, shape (T, ...), T ≥ 1.
-        v: membrane before the first step, shape (...); None is rest, v = 0. in_place: it may be overwritten, by
-            versions that gain from it.
+        v: membrane before the first step, shape (...); None is rest, v = 0.
+        in_place, goes_on: whether v may be overwritten, and whether the last membrane will be read: it may be None
+            otherwise. For versions that gain from it.
         leak: what remains of the membrane after a step; a scalar tensor is learnable.
 
     Returns:
