@@ -40,12 +40,13 @@ SMALL = {
     "augmentation.mixup": 0,
     "trainer.precision": "32-true",
 }
-FIRST, MORE = 6, 2  # epochs
+FIRST, MORE = 12, 5  # epochs
+HALTING = {"halting.gamma": 4, "halting.beta": 10, "halting.prior": 0.05, "halting.centre": 0.4}  # as on digits
 METHODS = {
     "fixed": {},
     "dynamic steps": {"time_steps.target": 2.4},
-    "STAS, one step of the stem": {"halting.beta": 25},
-    "STAS, averaged stem": {"halting.beta": 25, "halting.front": "average"},
+    "STAS, one step of the stem": HALTING,
+    "STAS, averaged stem": HALTING | {"halting.front": "average"},
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
-from spikevit.neurons.staircase import spike_count
+from spikevit.neurons.expg import histogram
+from spikevit.neurons.staircase import spike_count, spike_pattern
 
 FIRING = (Neuron, Staircase, ExpGIF)
 
@@ -87,3 +89,67 @@ def firing_rates(model: nn.Module, batches) -> dict[str, float]:
         for images in batches:
             model(images)
     return {name: n / cells for name, (n, cells) in total.items()}
+
+
+class StepRates:
+    """Firing rates of every layer at each of its steps, over any number of batches; keeps only counts.
+
+    Within the context the model's neurons are counted; `new_batch` says that the next run starts at the first step. A
+    layer that fires again before is at its next step, as in models that run step by step; cells that are not computed
+    there do not count. A staircase has no spikes yet, but the pattern of a code is a closed form: rates follow from how
+    often each code occurs.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.codes: dict[str, Tensor] = {}
+        self.fired: dict[str, list[list[int]]] = {}  # of each step: spikes, cells
+        self.at: dict[str, int] = {}
+        self.stack = ExitStack()
+
+    def __enter__(self) -> StepRates:
+        for name, module in self.model.named_modules():
+            if isinstance(module, FIRING):
+                self.stack.callback(module.register_forward_hook(partial(self._count, name)).remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def new_batch(self) -> None:
+        """Another batch begins."""
+        self.at = {}
+
+    def _count(self, name: str, neuron: Any, _args: Any, out: Any) -> None:
+        sent = seen(neuron, out)
+        if isinstance(neuron, Staircase):
+            self.codes[name] = self.codes.get(name, 0) + histogram(sent, neuron.code.levels)
+            return
+        first = self.at.get(name, 0)
+        self.at[name] = first + len(sent)
+        steps = self.fired.setdefault(name, [])
+        steps += [[0, 0] for _ in range(first + len(sent) - len(steps))]
+        for step, spikes in zip(steps[first:], sent, strict=False):
+            step[0] += int(spikes.count_nonzero())
+            step[1] += spikes.numel()
+
+    def rates(self) -> dict[str, Tensor]:
+        """By layer, in firing order: (groups, steps), one group but for staircases."""
+        found = {}
+        for name, count in self.codes.items():
+            code: Any = self.model.get_submodule(name).code
+            pattern = spike_pattern(torch.arange(code.levels + 1, device=count.device), code).double()
+            found[name] = (pattern @ count.double() / count.sum()).view(code.groups, code.steps).cpu()
+        for name, steps in self.fired.items():
+            found[name] = torch.tensor([[n / max(1, cells) for n, cells in steps]], dtype=torch.float64)
+        return found
+
+
+@torch.no_grad()
+def step_rates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Share of neurons that fired at each step, (groups, steps) by module name: see `StepRates`."""
+    with StepRates(model) as counted:
+        for images in batches:
+            counted.new_batch()
+            model(images)
+    return counted.rates()

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import csv
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from spikevit.models.checkpoint import save_model, write_atomically
-from spikevit.neurons import Staircase
-from spikevit.neurons.expg import histogram
-from spikevit.neurons.staircase import spike_pattern
-from spikevit.profiling.observe import seen
+from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
 
 
@@ -102,39 +95,29 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class SpikeRates(pl.Callback):
-    """spikes.csv of networks of staircases: the exact firing rate of each layer, group and step that their spikes will
-    have, on the validation images of every epoch (a process's share of them).
-
-    A staircase has no spikes yet, but the pattern of a code is a closed form: rates follow from how often each code
-    occurs.
+    """spikes.csv: the firing rate of each layer, group and step on the validation images of every epoch (a process's
+    share of them). Of staircases, which have no spikes yet, the rates that their spikes will have: see `StepRates`.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.seen: dict[str, Tensor] = {}
-        self.hooks: list[Any] = []
+        self.counted: StepRates | None = None
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts to count codes."""
-        self.seen = {}
-        for name, neuron in pl_module.trained.named_modules():
-            if isinstance(neuron, Staircase):
-                self.hooks.append(neuron.register_forward_hook(partial(self._count, name)))
+        """Starts to count."""
+        self.counted = StepRates(pl_module.trained).__enter__()
 
-    def _count(self, name: str, neuron: Staircase, _args: Any, out: Tensor) -> None:
-        codes = histogram(seen(neuron, out), neuron.code.levels)
-        self.seen[name] = self.seen.get(name, 0) + codes
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        """From the first step."""
+        assert self.counted is not None
+        self.counted.new_batch()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Writes the epoch's rates."""
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks = []
+        assert self.counted is not None
+        self.counted.__exit__()
         rows = []
-        for name, count in self.seen.items():
-            code = pl_module.trained.get_submodule(name).code
-            pattern = spike_pattern(torch.arange(code.levels + 1, device=count.device), code).double()
-            rates = (pattern @ count.double() / count.sum()).view(code.groups, code.steps)
+        for name, rates in self.counted.rates().items():
             for group, of_group in enumerate(rates.tolist(), 1):
                 for step, rate in enumerate(of_group, 1):
                     where = {"layer": name, "group": group, "step": step}
