@@ -53,7 +53,9 @@ def test_rates_of_spiking_networks(tmp_path):
         of_layer = [float(row["rate"]) for row in rows if row["layer"] == name]
         assert of_layer == pytest.approx([float(s.double().mean()) for s in spikes], rel=1e-5)
 
-    halting, masked = (add_halting(model, gamma=2.0, beta=1.0, masked=masked) for masked in (False, True))
+    halting, masked = (
+        add_halting(model, gamma=2.0, beta=1.0, front="average", masked=masked) for masked in (False, True)
+    )
     streamed, batches = step_rates(halting, [x[:8], x[8:16]]), [x[:8], x[8:16]]
     cells, spikes, name = [0] * 3, [0] * 3, "model.blocks.0.mlp.fc1.lif"
     for batch in batches:
