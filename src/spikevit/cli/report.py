@@ -1,0 +1,49 @@
+"""spikevit report: one HTML file that shows what a run did, or several runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = """examples:
+  spikevit report runs/digits-1
+  spikevit report runs/digits-1 runs/digits_stas-1 runs/digits_exit-1 --out comparison.html
+  spikevit report runs/cifar-1 --root /data/cifar10 --images 500"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Runs, and where to write."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the directory of a run, or a .safetensors checkpoint")
+    parser.add_argument("--out", help="the report (default: report.html in the run, or here for several runs)")
+    parser.add_argument("--root", help="folder of the data set, where it is not that of training")
+    parser.add_argument("--images", type=int, default=2000, help="how many to classify, from the first (default: 2000)")
+    parser.add_argument("--count-images", type=int, default=32, help="how many to count operations on (default: 32)")
+    parser.add_argument("--constants", default="fp32", help="energies: fp32, fp16, int8 or a YAML file (default: fp32)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the report and says where it is."""
+    for name in ("images", "count_images"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+    options = {"images": args.images, "count_images": args.count_images, "constants": args.constants}
+    show(write(args.runs, args.out, root=args.root, **options))
+    return 0
+
+
+def write(runs: list[str], out: str | None = None, **options) -> Path:
+    """Writes the report, with progress on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from spikevit.report.html import write_report
+
+    with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
+        task = bar.add_task("looking")
+        told = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        return write_report(runs, out, progress=told, **options)
+
+
+def show(path: Path) -> None:
+    """Where it is."""
+    print(f"Report: {path}")

@@ -1,0 +1,95 @@
+"""The report of one run, or of several to compare: one HTML file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spikevit import __version__
+from spikevit.data.optional import need
+from spikevit.models.checkpoint import load_model, write_atomically
+from spikevit.report import sections
+from spikevit.report.look import look
+from spikevit.report.run_files import Run, read_run
+from spikevit.report.sections import Shown, asset, render, title
+from spikevit.training.run import load_data_of
+
+MARK = '<meta name="generator" content="spikevit'
+SECTIONS = {
+    "head": ("Overview", sections.head),
+    "curves": ("Curves", sections.curves),
+    "images": ("What it sees", sections.images),
+    "cost": ("What it costs", sections.cost),
+    "conversion": ("Conversion", sections.conversion),
+}
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    root: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Path:
+    """Writes the report of runs (directories of training, or checkpoints) and returns its path.
+
+    Of a run it shows the model that was converted into spikes, where there is one, else final.safetensors or
+    best.safetensors. What a run lacks is said in its place.
+
+    Args:
+        out: default: report.html in the run's directory, NAME-report.html beside a checkpoint; report.html here for
+            several runs. A report there is replaced, another file is not.
+        root: folder of the data set, where it is not that of training.
+        options: of `look`: images, count_images, constants.
+
+    Raises:
+        ValueError: not a run, a run without a checkpoint, a broken file, or `out` is in use.
+    """
+    for library in ("jinja2", "matplotlib", "PIL"):
+        need(library, "train")
+    if not runs:
+        raise ValueError("a report needs a run: the directory of a training, or a checkpoint")
+    found = [read_run(path) for path in runs]
+    out = Path(out or default_path(found))
+    if out.suffix != ".html":
+        raise ValueError(f"{out}: a report is written as .html; give it such an ending")
+    if out.exists() and MARK not in out.read_text(errors="replace")[:2000]:
+        raise ValueError(f"{out} exists already, is no report and is not overwritten; name another with --out")
+    html = page([_shown(run, root, progress, options) for run in found])
+    write_atomically(out, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    return out
+
+
+def default_path(runs: Sequence[Run]) -> Path:
+    """Where a report goes."""
+    if len(runs) > 1:
+        return Path("report.html")
+    run = runs[0]
+    return Path(f"{Path(run.name).with_suffix('')}-report.html" if Path(run.name).is_file() else f"{run.name}/report.html")
+
+
+def page(runs: list[Shown]) -> str:
+    """The whole page."""
+    return render(
+        "page.html",
+        title=title(runs),
+        sections=[{"id": key, "title": called, "body": of(runs)} for key, (called, of) in SECTIONS.items()],
+        style=asset("style.css"),
+        script=asset("script.js"),
+        version=__version__,
+        date=datetime.date.today(),
+    )
+
+
+def _shown(run: Run, root: str | None, progress: Callable[[int, int], None], options: dict[str, Any]) -> Shown:
+    model = load_model(run.checkpoint)
+    if "data" not in run.about:
+        return Shown(run, model, None, f"{run.checkpoint} does not say what data it was trained on: it was not run.")
+    try:
+        data = load_data_of(run.about, root=root)
+    except (ValueError, OSError, ImportError) as error:
+        return Shown(run, model, None, f"The data set could not be loaded, so that the model was not run: {error}")
+    return Shown(run, model, look(model, data, progress=progress, **options))

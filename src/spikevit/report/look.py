@@ -1,0 +1,173 @@
+"""Running a trained model once, to see what a report shows of it: predictions, spikes, maps, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from spikevit.adaptive import Halting, add_halting
+from spikevit.attention import MSTokenAttention, QKTokenAttention
+from spikevit.data import Data, DataInfo, normalise
+from spikevit.data.batches import take
+from spikevit.models import SpikingModel
+from spikevit.neurons import Staircase
+from spikevit.profiling.check import Check, check, load_rule, rules
+from spikevit.profiling.constants import load_constants
+from spikevit.profiling.count import count
+from spikevit.profiling.observe import observe, step_rates
+from spikevit.profiling.profile import Report, report
+from spikevit.training.evaluate import as_input, evaluating, in_order
+
+GALLERY, CLOSE = 24, 3  # images shown, and those of them that are looked into
+NEURONS = 40  # of a layer, in a raster
+RATED = 128  # images that firing rates are taken on
+
+
+@dataclass(frozen=True)
+class Close:
+    """One image, looked into. spikes: (neurons, T) of each layer, {} where neurons are staircases.
+
+    maps: by block, where on the grid (H', W') the neurons of its mixer fire, a share. cells: visited by each token.
+    """
+
+    index: int
+    spikes: dict[str, Tensor]
+    maps: dict[str, Tensor]
+    cells: Tensor | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `look` found on the first `total` of `of` images of a split. work: of each image, in the model's unit.
+
+    images: the first ones to show, uint8 (n, C, H, W), `shown` their places. rates: by layer, at each step.
+    """
+
+    info: DataInfo
+    split: str
+    of: int
+    labels: Tensor
+    predictions: Tensor
+    confidence: Tensor
+    work: Tensor
+    images: Tensor
+    shown: list[int]
+    rates: dict[str, list[float]]
+    close: list[Close]
+    costs: Report
+    checks: list[Check]
+
+    @property
+    def total(self) -> int:
+        """Images looked at."""
+        return len(self.labels)
+
+    @property
+    def right(self) -> int:
+        """How many were classified right."""
+        return int((self.labels == self.predictions).sum())
+
+    def confusion(self) -> Tensor:
+        """Images of class i that were taken for class j, (classes, classes)."""
+        n = self.info.num_classes
+        return torch.bincount(self.labels * n + self.predictions, minlength=n * n).view(n, n)
+
+
+@torch.no_grad()
+def look(
+    model: SpikingModel,
+    data: Data,
+    *,
+    images: int = 2000,
+    count_images: int = 32,
+    constants: str = "fp32",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Look:
+    """Runs the model over the first test images (validation images where there are none), in evaluation mode.
+
+    Args:
+        images: how many to classify. count_images: how many of them to count operations on.
+        constants: energy of one operation, as in `profile`.
+        progress: called with the images done and their number.
+    """
+    split = "test" if data.test is not None else "val"
+    dataset: Any = data.split(split)
+    of = len(cast(Sized, dataset))
+    n = min(images, of)
+    with evaluating(model):
+        found = []
+        for x, labels in in_order(Subset(dataset, range(n)), 128):
+            logits, work = model.run(as_input(x, model, data.info))
+            sure, classes = logits.float().softmax(-1).max(-1)
+            found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
+            progress(sum(len(part[0]) for part in found), n)
+        labels, predictions, confidence, work = map(torch.cat, zip(*found, strict=True))
+        right = labels == predictions
+        wrong = (~right).nonzero().flatten().tolist()
+        shown = (wrong[: GALLERY // 2] + right.nonzero().flatten().tolist())[:GALLERY]
+        picked, _ = take(dataset, shown)
+        x = as_input(take(dataset, range(min(n, RATED)))[0], model, data.info)
+        counts = count(model, x[:count_images].split(4))
+        chosen = sorted(range(len(shown)), key=lambda i: (i >= len(wrong[: GALLERY // 2]), i))
+        chosen = [*chosen[:1], *[i for i in chosen if right[shown[i]]][:1], *chosen[1:]]
+        close = [
+            _close(model, normalise(picked[i : i + 1], data.info).to(model.dtype), i)
+            for i in dict.fromkeys(chosen[:CLOSE])
+        ]
+        return Look(
+            info=data.info,
+            split=split,
+            of=of,
+            labels=labels,
+            predictions=predictions,
+            confidence=confidence,
+            work=work,
+            images=picked,
+            shown=shown,
+            rates={name: r.flatten().tolist() for name, r in step_rates(model, x.split(64)).items()},
+            close=close,
+            costs=report(counts, model, load_constants(constants)),
+            checks=[check(counts, load_rule(name)) for name in rules()],
+        )
+
+
+def _close(model: SpikingModel, x: Tensor, index: int) -> Close:
+    """Spikes and maps of one image; tokens that halt stay in place, silent."""
+    whole = add_halting(model.model, model.halting, masked=True).eval() if isinstance(model, Halting) else model
+    calls: dict[str, list[Tensor]] = {}
+    with observe(whole, lambda name, spikes: calls.setdefault(name, []).append(spikes)):
+        whole(x)
+    fired = {name: torch.cat(parts) for name, parts in calls.items()}
+    codes = any(isinstance(module, Staircase) for module in whole.modules())
+    return Close(
+        index=index,
+        spikes={} if codes else {name: _some(spikes) for name, spikes in fired.items()},
+        maps=dict(_maps(whole, fired, x.shape[-2] / x.shape[-1])),
+        cells=model.visits(x).cells[0] if isinstance(model, Halting) else None,
+    )
+
+
+def _some(spikes: Tensor) -> Tensor:
+    """Evenly spaced neurons of one image's spikes (T, 1, …), as (neurons, T)."""
+    flat = spikes.flatten(1)
+    keep = torch.linspace(0, flat.shape[1] - 1, min(NEURONS, flat.shape[1])).long()
+    return flat[:, keep].ne(0).T.cpu()
+
+
+def _maps(model: Any, fired: dict[str, Tensor], aspect: float):
+    """Share of (step, channel or head) cells at each token in which the neurons of a mixer fire, by block."""
+    for name, spikes in fired.items():
+        place, _, last = name.rpartition(".")
+        tokens = spikes.shape[2:-1]
+        if last != "attn_lif" or tokens.numel() < 2:  # those of SDSA belong to all tokens
+            continue
+        grid = spikes.ne(0).float().mean((0, 1, -1))
+        if len(tokens) == 1:
+            grid = grid.unflatten(0, (round((len(grid) * aspect) ** 0.5), -1))
+        mask = isinstance(model.get_submodule(place), (QKTokenAttention, MSTokenAttention))
+        yield f"{place.removesuffix('.attn')}, {'token mask' if mask else 'attention'}", grid.cpu()

@@ -1,0 +1,184 @@
+"""Charts as SVG for a page. matplotlib draws; colours are left to the page, so that they follow light and dark.
+
+Every chart is drawn in stand-in colours, which become CSS variables: --ink, --grid, --c0 … --c5.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+
+INK, GRID = "#010203", "#020304"
+SERIES = tuple(f"#0{i}0a0b" for i in range(1, 7))
+VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {c: f"var(--c{i})" for i, c in enumerate(SERIES)}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "spikevit",
+    "text.parse_math": False,  # a class may be called $x$
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": "cycler('color', {})".format(list(SERIES)),
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.size": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
+_charts = count()
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an element for a page: no size but its proportions, no identifiers but those it refers to."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r'(<svg [^>]*?)width="[\d.]+pt" height="[\d.]+pt"|(<svg [^>]*?)', lambda m: m[1] or m[2], svg, count=1)
+    for stand_in, variable in VARIABLES.items():
+        svg = svg.replace(stand_in, variable)
+    prefix, used = f"c{next(_charts)}-", set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    return re.sub(r">\s+<", "><", svg).strip()
+
+
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, marks: bool = False) -> str:
+    """Lines over x by name, each with its points."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure, axis = _figure(4.4, 2.7)
+        for i, (name, (xs, ys)) in enumerate(series.items()):
+            style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
+            axis.plot(xs, ys, style, label=name, marker="o" if marks or len(xs) < 3 else None)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.xaxis.get_major_locator().set_params(integer=all(v == int(v) for xs, _ in series.values() for v in xs))
+        if len(series) > 1:
+            axis.legend(ncols=1 + (len(series) > 4))
+        return _svg(figure)
+
+
+def bars(rows: Mapping[str, Mapping[str, float]], x: str, *, spread: Mapping[str, float] | None = None) -> str:
+    """Horizontal bars, a group for each row, a colour for each series; the value behind each."""
+    import matplotlib as mpl
+
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure, axis = _figure(5.4, 0.7 + 0.24 * len(rows) * max(1, 0.7 * len(names)))
+        height = 0.8 / len(names)
+        for j, name in enumerate(names):
+            places = [i - 0.4 + height * (j + 0.5) for i in range(len(rows))]
+            values = [row.get(name, 0.0) for row in rows.values()]
+            errors = [(spread or {}).get(row, 0.0) for row in rows] if spread else None
+            drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=name, error_kw={"ecolor": INK, "lw": 0.8})
+            axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=6, fontsize=8)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.invert_yaxis()
+        axis.set_xlabel(x)
+        axis.margins(x=0.15)
+        axis.tick_params(axis="y", length=0)
+        if len(names) > 1:
+            axis.legend()
+        return _svg(figure)
+
+
+def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = None) -> str:
+    """A cell for each value of each row, the stronger its colour the larger the value, which it also says."""
+    import matplotlib as mpl
+
+    columns = max(len(values) for values in rows.values())
+    most = top or max((v for values in rows.values() for v in values), default=0) or 1
+    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure, axis = _figure(3.2 + 0.42 * columns, 0.6 + 0.2 * len(rows))
+        for i, values in enumerate(rows.values()):
+            for j, value in enumerate(values):
+                axis.add_patch(
+                    mpl.patches.Rectangle(
+                        (j + 0.54, i - 0.46), 0.92, 0.92, color=SERIES[0], alpha=min(1, value / most) * 0.75, linewidth=0
+                    )
+                )
+                axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
+        axis.set_xlim(0.5, columns + 0.5)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xticks(range(1, columns + 1))
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.tick_params(length=0)
+        axis.set_xlabel(x)
+        return _svg(figure)
+
+
+def raster(spikes: Mapping[str, Tensor]) -> str:
+    """A mark for every spike: of each layer some neurons (n, T) side by side within a step, layers from top to bottom."""
+    import matplotlib as mpl
+
+    columns = max(s.shape[1] for s in spikes.values())
+    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
+        figure, axis = _figure(3.2 + 0.9 * columns, 0.6 + 0.2 * len(spikes))
+        for i, s in enumerate(spikes.values()):
+            neuron, step = s.nonzero(as_tuple=True)
+            places = step + 0.55 + 0.9 * (neuron + 0.5) / len(s)
+            axis.plot(places, [i] * len(places), "|", color=SERIES[0], markersize=8, markeredgewidth=0.9)
+            if s.shape[1] < columns:  # steps that this layer does not have
+                axis.barh([i], columns - s.shape[1], 0.8, left=s.shape[1] + 0.5, color=GRID, alpha=0.6)
+        for step in range(1, columns):
+            axis.axvline(step + 0.5, color=GRID, linewidth=1)
+        axis.set_xlim(0.5, columns + 0.5)
+        axis.set_ylim(len(spikes) - 0.5, -0.5)
+        axis.set_xticks(range(1, columns + 1))
+        axis.set_yticks(range(len(spikes)), spikes, fontsize=8)
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel("time step")
+        return _svg(figure)
+
+
+def histogram(counts: Mapping[str, int], x: str, y: str) -> str:
+    """A bar for each whole number."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE | {"axes.grid.axis": "y"}):
+        figure, axis = _figure(4.4, 2.4)
+        axis.bar_label(axis.bar(list(counts), list(counts.values())), fontsize=8)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.margins(y=0.12)
+        return _svg(figure)
+
+
+def points(places: Mapping[str, tuple[float, float]], x: str, y: str) -> str:
+    """A named point each."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure, axis = _figure(4.4, 2.9)
+        for name, (px, py) in places.items():
+            axis.plot([px], [py], "o", markersize=7, label=name)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.margins(0.2)
+        axis.legend(loc="best")
+        return _svg(figure)
