@@ -9,8 +9,8 @@ from spikevit import convert, load_model, record_spikes
 from spikevit.adaptive import add_halting
 from spikevit.data import load_data, normalise
 from spikevit.profiling.observe import observe, step_rates
-from spikevit.training.callbacks import read_rows
 from spikevit.training.recipe import load_recipe
+from spikevit.training.rows import read_rows
 from spikevit.training.run import train
 
 SMALL = [

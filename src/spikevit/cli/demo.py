@@ -24,13 +24,14 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.conversion.certificate import with_files
     from spikevit.conversion.convert import convert
     from spikevit.data import normalise
+    from spikevit.data.load import load_data_of
     from spikevit.models.checkpoint import load_model, read_about, save_model
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
     from spikevit.report.picture import draw
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import load_data_of, train
+    from spikevit.training.run import train
 
     console = Console(highlight=False)
     changes = [*_backend(), *args.changes]

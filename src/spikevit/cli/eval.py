@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from spikevit.adaptive import DynamicTimeSteps, Halting
+    from spikevit.data.load import load_data_of
     from spikevit.models.checkpoint import load_model, read_about, write_atomically
     from spikevit.report.curve import curve
     from spikevit.training.evaluate import evaluate
-    from spikevit.training.run import load_data_of
 
     _check(args)
     about = read_about(args.checkpoint)

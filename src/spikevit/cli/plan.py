@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace, about: dict[str, Any], model: Any) -> Any:
     """The data set of the checkpoint, or that of --data."""
     from spikevit.data import load_data
-    from spikevit.training.run import load_data_of
+    from spikevit.data.load import load_data_of
 
     if args.data:
         size, channels = model.config.image_size, model.config.in_channels

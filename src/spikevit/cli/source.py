@@ -63,8 +63,8 @@ def load_source(args: argparse.Namespace) -> Source:
 
 def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) -> Source:
     """The model of a checkpoint with images of the data set it was trained on, or of --data."""
+    from spikevit.data.load import load_data_of
     from spikevit.models.checkpoint import read_about
-    from spikevit.training.run import load_data_of
 
     about = read_about(path)
     if args.data:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from spikevit.data.cifar10 import load_cifar10
 from spikevit.data.digits import load_digits
@@ -43,3 +44,16 @@ def load_data(
         raise ValueError(f"image_size is {image_size}; it must be a side or (height, width), in pixels")
     folder = None if root is None else Path(root).expanduser()
     return DATA_SETS[name](folder, size, channels, val_fraction, on_corrupt)
+
+
+def load_source(source: Mapping[str, Any]) -> Data:
+    """The data set that the fields of a recipe's `data` describe."""
+    return load_data(**{key: value for key, value in source.items() if key not in ("batch_size", "workers")})
+
+
+def load_data_of(about: Mapping[str, Any], **changes: Any) -> Data:
+    """The data set that a checkpoint says it was trained on, with changes such as root="/elsewhere"; None is none."""
+    source = about.get("data", {}).get("source")
+    if source is None:
+        raise ValueError("the checkpoint does not say what data it was trained on: name a data set")
+    return load_source(source | {key: value for key, value in changes.items() if value is not None})

@@ -8,22 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from spikevit import __version__
+from spikevit.data.load import load_data_of
 from spikevit.data.optional import need
 from spikevit.models.checkpoint import load_model, write_atomically
-from spikevit.report import sections
 from spikevit.report.look import look
 from spikevit.report.run_files import Run, read_run
-from spikevit.report.sections import Shown, asset, render, title
-from spikevit.training.run import load_data_of
+from spikevit.report.sections import SECTIONS, title
+from spikevit.report.sections.base import Shown, asset, render
 
 MARK = '<meta name="generator" content="spikevit'
-SECTIONS = {
-    "head": ("Overview", sections.head),
-    "curves": ("Curves", sections.curves),
-    "images": ("What it sees", sections.images),
-    "cost": ("What it costs", sections.cost),
-    "conversion": ("Conversion", sections.conversion),
-}
 
 
 def write_report(
@@ -68,7 +61,9 @@ def default_path(runs: Sequence[Run]) -> Path:
     if len(runs) > 1:
         return Path("report.html")
     run = runs[0]
-    return Path(f"{Path(run.name).with_suffix('')}-report.html" if Path(run.name).is_file() else f"{run.name}/report.html")
+    return Path(
+        f"{Path(run.name).with_suffix('')}-report.html" if Path(run.name).is_file() else f"{run.name}/report.html"
+    )
 
 
 def page(runs: list[Shown]) -> str:

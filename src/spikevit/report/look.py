@@ -19,13 +19,12 @@ from spikevit.neurons import Staircase
 from spikevit.profiling.check import Check, check, load_rule, rules
 from spikevit.profiling.constants import load_constants
 from spikevit.profiling.count import count
-from spikevit.profiling.observe import observe, step_rates
+from spikevit.profiling.observe import StepRates, observe
 from spikevit.profiling.profile import Report, report
 from spikevit.training.evaluate import as_input, evaluating, in_order
 
 GALLERY, CLOSE = 24, 3  # images shown, and those of them that are looked into
 NEURONS = 40  # of a layer, in a raster
-RATED = 128  # images that firing rates are taken on
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def look(
     data: Data,
     *,
     images: int = 2000,
-    count_images: int = 32,
+    count_images: int = 24,
     constants: str = "fp32",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Look:
@@ -99,20 +98,22 @@ def look(
     dataset: Any = data.split(split)
     of = len(cast(Sized, dataset))
     n = min(images, of)
-    with evaluating(model):
+    with evaluating(model), StepRates(model) as rates:
         found = []
         for x, labels in in_order(Subset(dataset, range(n)), 128):
+            rates.new_batch()
             logits, work = model.run(as_input(x, model, data.info))
             sure, classes = logits.float().softmax(-1).max(-1)
             found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
             progress(sum(len(part[0]) for part in found), n)
+    with evaluating(model):
         labels, predictions, confidence, work = map(torch.cat, zip(*found, strict=True))
         right = labels == predictions
         wrong = (~right).nonzero().flatten().tolist()
         shown = (wrong[: GALLERY // 2] + right.nonzero().flatten().tolist())[:GALLERY]
         picked, _ = take(dataset, shown)
-        x = as_input(take(dataset, range(min(n, RATED)))[0], model, data.info)
-        counts = count(model, x[:count_images].split(4))
+        x = as_input(take(dataset, range(min(n, count_images)))[0], model, data.info)
+        counts = count(model, x.split(4))
         chosen = sorted(range(len(shown)), key=lambda i: (i >= len(wrong[: GALLERY // 2]), i))
         chosen = [*chosen[:1], *[i for i in chosen if right[shown[i]]][:1], *chosen[1:]]
         close = [
@@ -129,7 +130,7 @@ def look(
             work=work,
             images=picked,
             shown=shown,
-            rates={name: r.flatten().tolist() for name, r in step_rates(model, x.split(64)).items()},
+            rates={name: r.flatten().tolist() for name, r in rates.rates().items()},
             close=close,
             costs=report(counts, model, load_constants(constants)),
             checks=[check(counts, load_rule(name)) for name in rules()],

@@ -1,4 +1,4 @@
-"""The pieces that sections of a page are made of: tables, charts and small pictures, each with its data to take away."""
+"""What sections of a page are made of: tables, charts and small pictures, each with its data to take away."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXELS = 112  # the longer side of a small picture, at most
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. value: what it is sorted by and what stands in the CSV. share: 0 … 1, how strong its colour."""
+    """A cell of a table. value: what sorts it, and what the CSV says. share: 0 … 1, how strong its colour."""
 
     text: str
     value: float | None = None
@@ -62,7 +62,9 @@ def number(value: float, form: str = ".3f") -> Cell:
     return Cell(format(value, form), value)
 
 
-def table(name: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], sortable: bool = False) -> Table:
+def table(
+    name: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], sortable: bool = False
+) -> Table:
     """A table of texts, whole numbers and cells; the first cell of a row names it."""
     cells = [[_cell(value) for value in row] for row in rows]
     plain = [
@@ -80,7 +82,9 @@ def _cell(value: Any) -> Cell:
     return Cell(f"{value:,}", value) if isinstance(value, int) else Cell(str(value))
 
 
-def chart(name: str, svg: str, label: str, caption: str = "", *, rows: Sequence[dict] = (), wide: bool = False) -> Chart:
+def chart(
+    name: str, svg: str, label: str, caption: str = "", *, rows: Sequence[dict] = (), wide: bool = False
+) -> Chart:
     """A drawing of `svg`, with the rows it was drawn from."""
     csv = data_of(csv_of(list(rows))) if rows else None
     return Chart(name, Markup(svg), label, caption or label, csv, wide)
@@ -100,9 +104,10 @@ def picture(image: Tensor, over: Tensor | None = None, most: float = 1.0) -> Mar
     pixels = image.movedim(0, -1).squeeze(-1).numpy()
     shown = Image.fromarray(pixels)
     if over is not None:
-        colours = Image.fromarray((colormaps["viridis"](over.float().numpy() / (most or 1.0))[..., :3] * 255).astype("u1"))
+        colours = colormaps["viridis"](over.float().numpy() / (most or 1.0))[..., :3]
+        above = Image.fromarray((colours * 255).astype("u1"))
         below = Image.fromarray(np.asarray(shown.convert("RGB")))
-        shown = Image.blend(below, colours.resize(below.size, Image.Resampling.NEAREST), 0.6)
+        shown = Image.blend(below, above.resize(below.size, Image.Resampling.NEAREST), 0.6)
     shown.thumbnail((PIXELS, PIXELS))
     file = io.BytesIO()
     shown.save(file, "PNG", optimize=True)

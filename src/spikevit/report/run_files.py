@@ -9,7 +9,7 @@ from typing import Any
 
 from spikevit.conversion.certificate import Certificate, load_certificate
 from spikevit.models.checkpoint import read_about
-from spikevit.training.callbacks import read_rows
+from spikevit.training.rows import read_rows
 
 FINAL = ("final.safetensors", "best.safetensors", "last.safetensors")  # the first there is, is the model of a run
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -23,7 +23,7 @@ STYLE = {
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": "cycler('color', {})".format(list(SERIES)),
+    "axes.prop_cycle": f"cycler('color', {list(SERIES)})",
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -42,13 +42,16 @@ STYLE = {
 _charts = count()
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, names: Iterable[str] = ()) -> tuple[Any, Any]:
+    """A figure with one plot of width × height inches; beside it room for ticks and labels, or for names of rows."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    left = 0.62 if not names else 0.1 + 0.075 * max(map(len, names))
+    figure = Figure(figsize=(left + width + 0.1, height + 0.6))
     FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+    full, tall = figure.get_size_inches()
+    return figure, figure.add_axes((left / full, 0.5 / tall, width / full, height / tall))
 
 
 def _svg(figure: Any) -> str:
@@ -57,7 +60,8 @@ def _svg(figure: Any) -> str:
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    svg = re.sub(r'(<svg [^>]*?)width="[\d.]+pt" height="[\d.]+pt"|(<svg [^>]*?)', lambda m: m[1] or m[2], svg, count=1)
+    natural = f'style="max-width: {1.45 * 72 * figure.get_figwidth():.0f}px" '
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', natural, svg, count=1)
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, variable)
     prefix, used = f"c{next(_charts)}-", set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
@@ -71,7 +75,7 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure, axis = _figure(4.4, 2.7)
+        figure, axis = _figure(3.7, 2.1)
         for i, (name, (xs, ys)) in enumerate(series.items()):
             style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
             axis.plot(xs, ys, style, label=name, marker="o" if marks or len(xs) < 3 else None)
@@ -83,22 +87,34 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
         return _svg(figure)
 
 
-def bars(rows: Mapping[str, Mapping[str, float]], x: str, *, spread: Mapping[str, float] | None = None) -> str:
-    """Horizontal bars, a group for each row, a colour for each series; the value behind each."""
+def bars(
+    rows: Mapping[str, Mapping[str, float]],
+    x: str,
+    *,
+    spread: Mapping[str, float] | None = None,
+    marks: Mapping[str, float] | None = None,
+) -> str:
+    """Horizontal bars, a group for each row, a colour for each series; the value behind each.
+
+    spread: of a row, as a line over its bar. marks: of a row, a value to compare with.
+    """
     import matplotlib as mpl
 
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
-        figure, axis = _figure(5.4, 0.7 + 0.24 * len(rows) * max(1, 0.7 * len(names)))
+        figure, axis = _figure(3.6, 0.24 * len(rows) * max(1, 0.7 * len(names)), rows)
         height = 0.8 / len(names)
         for j, name in enumerate(names):
             places = [i - 0.4 + height * (j + 0.5) for i in range(len(rows))]
             values = [row.get(name, 0.0) for row in rows.values()]
-            errors = [(spread or {}).get(row, 0.0) for row in rows] if spread else None
-            drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=name, error_kw={"ecolor": INK, "lw": 0.8})
+            errors = [spread.get(row, 0.0) for row in rows] if spread else None
+            style: Any = {"ecolor": INK, "lw": 0.8}
+            drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=name, error_kw=style)
             axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=6, fontsize=8)
+        if marks:
+            axis.plot(list(marks.values()), range(len(rows)), "|", color=SERIES[1], markersize=10, markeredgewidth=2)
         axis.set_yticks(range(len(rows)), rows)
-        axis.invert_yaxis()
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(x)
         axis.margins(x=0.15)
         axis.tick_params(axis="y", length=0)
@@ -114,12 +130,17 @@ def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = Non
     columns = max(len(values) for values in rows.values())
     most = top or max((v for values in rows.values() for v in values), default=0) or 1
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure, axis = _figure(3.2 + 0.42 * columns, 0.6 + 0.2 * len(rows))
+        figure, axis = _figure(0.42 * columns, 0.2 * len(rows), rows)
         for i, values in enumerate(rows.values()):
             for j, value in enumerate(values):
                 axis.add_patch(
                     mpl.patches.Rectangle(
-                        (j + 0.54, i - 0.46), 0.92, 0.92, color=SERIES[0], alpha=min(1, value / most) * 0.75, linewidth=0
+                        (j + 0.54, i - 0.46),
+                        0.92,
+                        0.92,
+                        color=SERIES[0],
+                        alpha=min(1, value / most) * 0.75,
+                        linewidth=0,
                     )
                 )
                 axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
@@ -133,20 +154,20 @@ def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = Non
 
 
 def raster(spikes: Mapping[str, Tensor]) -> str:
-    """A mark for every spike: of each layer some neurons (n, T) side by side within a step, layers from top to bottom."""
+    """A mark for every spike: of each layer some neurons (n, T), side by side within a step; the first layer on top."""
     import matplotlib as mpl
 
     columns = max(s.shape[1] for s in spikes.values())
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
-        figure, axis = _figure(3.2 + 0.9 * columns, 0.6 + 0.2 * len(spikes))
+        figure, axis = _figure(0.9 * columns, 0.2 * len(spikes), spikes)
         for i, s in enumerate(spikes.values()):
             neuron, step = s.nonzero(as_tuple=True)
             places = step + 0.55 + 0.9 * (neuron + 0.5) / len(s)
             axis.plot(places, [i] * len(places), "|", color=SERIES[0], markersize=8, markeredgewidth=0.9)
             if s.shape[1] < columns:  # steps that this layer does not have
                 axis.barh([i], columns - s.shape[1], 0.8, left=s.shape[1] + 0.5, color=GRID, alpha=0.6)
-        for step in range(1, columns):
-            axis.axvline(step + 0.5, color=GRID, linewidth=1)
+        for end in range(1, columns):
+            axis.axvline(end + 0.5, color=GRID, linewidth=1)
         axis.set_xlim(0.5, columns + 0.5)
         axis.set_ylim(len(spikes) - 0.5, -0.5)
         axis.set_xticks(range(1, columns + 1))
@@ -161,7 +182,7 @@ def histogram(counts: Mapping[str, int], x: str, y: str) -> str:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, axis = _figure(4.4, 2.4)
+        figure, axis = _figure(3.7, 1.9)
         axis.bar_label(axis.bar(list(counts), list(counts.values())), fontsize=8)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
@@ -174,7 +195,7 @@ def points(places: Mapping[str, tuple[float, float]], x: str, y: str) -> str:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure, axis = _figure(4.4, 2.9)
+        figure, axis = _figure(3.7, 2.3)
         for name, (px, py) in places.items():
             axis.plot([px], [py], "o", markersize=7, label=name)
         axis.set_xlabel(x)

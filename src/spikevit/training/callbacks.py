@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from spikevit.models.checkpoint import save_model, write_atomically
 from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
+from spikevit.training.rows import append_rows
 
 
 class RunFiles(pl.Callback):
@@ -69,29 +69,6 @@ def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[s
         "val_accuracy": metrics["val_accuracy"],
         "seconds": round(seconds, 3),
     }
-
-
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Adds rows of one epoch to the table at `path`, whose later epochs (of a run that went on and was resumed) they
-    replace; their keys are the columns.
-    """
-    kept = [old for old in read_rows(path) if int(old["epoch"]) < rows[0]["epoch"]]
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows([*kept, *rows])
-
-    write_atomically(path, write)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; none where there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 class SpikeRates(pl.Callback):

@@ -27,8 +27,9 @@ from spikevit.adaptive import (
 )
 from spikevit.adaptive.adapted import require_time
 from spikevit.conversion.quantise import quantise
-from spikevit.data import Data, load_data, normalise
+from spikevit.data import Data, normalise
 from spikevit.data.batches import take
+from spikevit.data.load import load_data_of, load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.checkpoint import OWN, load_model, load_weights, read_about, save_model, write_atomically
 from spikevit.neurons import set_backend
@@ -45,7 +46,7 @@ class Interrupted(Exception):
 
 def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]:
     """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other."""
-    m, data = recipe.model, data or _load(vars(recipe.data))
+    m, data = recipe.model, data or load_source(vars(recipe.data))
     info = data.info
     fits: dict[str, Any] = {
         "num_classes": info.num_classes,
@@ -233,16 +234,6 @@ def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
     }
 
 
-def load_data_of(about: dict[str, Any], **changes: Any) -> Data:
-    """The data set a checkpoint was trained on, with changes such as root="/elsewhere"."""
-    return _load(about["data"]["source"] | {key: value for key, value in changes.items() if value is not None})
-
-
-def _load(source: dict[str, Any]) -> Data:
-    """The data set that the fields of a DataRecipe describe."""
-    return load_data(**{key: value for key, value in source.items() if key not in ("batch_size", "workers")})
-
-
 def versions() -> dict[str, str]:
     """Of everything a figure may depend on."""
     return {
@@ -254,4 +245,4 @@ def versions() -> dict[str, str]:
     }
 
 
-__all__ = ["Interrupted", "NonFiniteLoss", "build", "load_data_of", "new_run", "test", "train", "versions"]
+__all__ = ["Interrupted", "NonFiniteLoss", "build", "new_run", "test", "train", "versions"]

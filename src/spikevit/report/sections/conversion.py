@@ -1,0 +1,64 @@
+"""The conversion into spikes: its certificate, codes of each layer, and spikes against T."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from spikevit.report import svg
+from spikevit.report.pieces import Cell, Chart, chart, number, table
+from spikevit.report.sections.base import Shown, render
+
+
+def conversion(runs: list[Shown]) -> Markup:
+    """The certificate: codes of each layer, and spikes against T."""
+    return render("conversion.html", many=len(runs) > 1, runs=[_converted(shown, i) for i, shown in enumerate(runs)])
+
+
+def _converted(shown: Shown, place: int) -> dict[str, Any]:
+    c = shown.run.certificate
+    if c is None:
+        return {"name": shown.name, "missing": [shown.run.missing["conversion"]], "verdict": ""}
+    rows, spikes, codes = [], {}, {}
+    for layer in c.layers:
+        steps, groups = layer.code
+        levels = groups * (2**steps - 1) + 1
+        spikes[layer.name] = layer.spikes, steps * groups
+        codes[layer.name] = layer.distinct, levels
+        used = Cell(f"{layer.distinct} of {levels}{', dead' if layer.flagged else ''}", layer.distinct)
+        rows.append(
+            [layer.name, steps, groups, steps * groups, layer.compared, layer.differing, used, number(layer.spikes)]
+        )
+    compared = sum(layer.compared for layer in c.layers)
+    verdict = (
+        f"Lossless: 0 of {compared:,} codes differ on {c.images:,} images."
+        if c.lossless
+        else f"Not lossless: {c.differing:,} of {compared:,} codes differ on {c.images:,} images."
+    )
+    heads = ("layer", "n", "G", "T = n·G", "codes compared", "differ", "codes used", "spikes of a neuron")
+    return {
+        "name": shown.name,
+        "missing": [],
+        "lossless": c.lossless,
+        "verdict": f"{verdict} Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most.",
+        "charts": [
+            _by_layer(f"conversion-spikes-{place}", spikes, "spikes of a neuron for one image", "its time steps T"),
+            _by_layer(f"conversion-codes-{place}", codes, "codes in use", "how many there are"),
+        ],
+        "layers": table(f"certificate-{place}", "The certificate, layer by layer", heads, rows, sortable=True),
+        "files": {
+            "mode": "exact, weights on grids" if c.exact else "float",
+            "SHA-256 of both networks": c.model,
+            "SHA-256 of the images": c.data,
+            **{name: str(value) for name, value in c.versions.items()},
+        },
+    }
+
+
+def _by_layer(name: str, rows: dict[str, tuple[float, float]], bar: str, mark: str) -> Chart:
+    """A bar for each layer, and a mark at what it may reach."""
+    data = [{"layer": layer, bar: value, mark: most} for layer, (value, most) in rows.items()]
+    values = {layer: {bar: value} for layer, (value, _) in rows.items()}
+    drawn = svg.bars(values, bar, marks={layer: most for layer, (_, most) in rows.items()})
+    return chart(name, drawn, f"By layer: {bar}, and {mark}", f"The mark is {mark}", rows=data, wide=True)

@@ -1,0 +1,70 @@
+"""Training: loss, accuracy, learning rate, work and firing rate over epochs."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from spikevit.report import svg
+from spikevit.report.pieces import Chart, chart
+from spikevit.report.sections.base import Shown, render
+
+
+def curves(runs: list[Shown]) -> Markup:
+    """Loss, accuracy, learning rate, work and firing rate over training."""
+    missing = [f"{shown.name}: {shown.run.missing['curves']}" for shown in runs if "curves" in shown.run.missing]
+    missing += [
+        f"{shown.name}: {shown.run.missing['rates']}"
+        for shown in runs
+        if "rates" in shown.run.missing and "curves" not in shown.run.missing
+    ]
+    wanted = (
+        ("loss", {"loss": "training", "val_loss": "validation"}, "loss", "Loss"),
+        ("accuracy", {"val_accuracy": "validation"}, "accuracy", "Accuracy on validation images"),
+        ("learning-rate", {"lr": "learning rate"}, "learning rate", "Learning rate"),
+        ("work", {"val_work": "validation"}, _workunit_of(runs), "Work of a validation image, mean"),
+    )
+    charts = []
+    for name, columns, y, label in wanted:
+        series = {}
+        for shown in runs:
+            for column, called in columns.items():
+                if rows := [row for row in shown.run.epochs if column in row]:
+                    line = called if len(runs) == 1 else f"{shown.name}" + (f", {called}" if len(columns) > 1 else "")
+                    series[line] = [row["epoch"] for row in rows], [row[column] for row in rows]
+        if series and (name != "work" or len({v for _, ys in series.values() for v in ys}) > 1):
+            charts.append(_over_epochs(name, series, y, label))
+    if series := _rates_over_epochs(runs):
+        charts.append(_over_epochs("rates", series, "firing rate", "Firing rate on validation images, over layers"))
+    return render("curves.html", missing=missing, charts=charts)
+
+
+def _over_epochs(name: str, series: dict[str, Any], y: str, label: str) -> Chart:
+    rows = [
+        {"series": key, "epoch": x, "value": v} for key, (xs, ys) in series.items() for x, v in zip(xs, ys, strict=True)
+    ]
+    ends = "; ".join(f"{key}: {ys[0]:.4g} to {ys[-1]:.4g}" for key, (_, ys) in series.items())
+    return chart(f"curve-{name}", svg.lines(series, "epoch", y), f"{label} over epochs. {ends}", label, rows=rows)
+
+
+def _workunit_of(runs: list[Shown]) -> str:
+    return " / ".join(dict.fromkeys(shown.model.work_unit for shown in runs))
+
+
+def _rates_over_epochs(runs: list[Shown]) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean over layers; of a single run the layers that fire most and least, too."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for shown in runs:
+        layers: dict[float, dict[str, list[float]]] = {}
+        for row in shown.run.rates:
+            layers.setdefault(float(row["epoch"]), {}).setdefault(row["layer"], []).append(float(row["rate"]))
+        by_epoch = {epoch: [fmean(steps) for steps in found.values()] for epoch, found in layers.items()}
+        kinds: dict[str, Any] = (
+            {"mean": fmean, "highest": max, "lowest": min} if len(runs) == 1 else {shown.name: fmean}
+        )
+        for name, of in kinds.items():
+            if by_epoch:
+                series[name] = list(by_epoch), [of(rates) for rates in by_epoch.values()]
+    return series

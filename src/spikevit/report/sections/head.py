@@ -1,0 +1,178 @@
+"""The head of a report: what was trained, how good it is, what it costs, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from spikevit.adaptive import EarlyExit, Halting
+from spikevit.neurons import ExpGIF
+from spikevit.profiling.conventions import Energy
+from spikevit.profiling.profile import NOTE
+from spikevit.report.pieces import Table, number, table
+from spikevit.report.run_files import Run
+from spikevit.report.sections.base import NONE, Shown, render, short, unit_of, wilson
+
+
+def title(runs: list[Shown]) -> str:
+    """What was trained on what."""
+    if len(runs) > 1:
+        return f"Comparison of {len(runs)} runs"
+    shown = runs[0]
+    methods = " and ".join(name.replace("_", " ") for name, _ in shown.model.methods)
+    what = (shown.model.name or type(shown.model.base).__name__) + (f" with {methods}" if methods else "")
+    return f"{what} on {shown.run.data or 'data it does not name'}"
+
+
+def head(runs: list[Shown]) -> Markup:
+    """What was trained, how good it is, what it costs; recipe and versions one click away."""
+    warnings = []
+    sets = {shown.name: shown.run.data for shown in runs}
+    if len(set(sets.values())) > 1:
+        named = "; ".join(f"{name}: {data or 'unknown'}" for name, data in sets.items())
+        warnings.append(f"These runs are of different data sets, so that accuracies do not compare. {named}.")
+    return render(
+        "head.html",
+        runs=[
+            {
+                "name": shown.name,
+                "facts": list(_facts(shown)),
+                "notes": [*([shown.run.missing["results"]] if "results" in shown.run.missing else []), *_stages(shown)],
+                "steps": _open_steps(shown, i),
+                "recipe": shown.run.recipe,
+                "versions": _versions(shown.run),
+            }
+            for i, shown in enumerate(runs)
+        ],
+        warnings=warnings,
+        energy=_energies(runs),
+        differ=_differences(runs) if len(runs) > 1 else None,
+    )
+
+
+def _facts(shown: Shown) -> Iterable[dict[str, str]]:
+    def fact(name: str, value: str, about: str = "") -> dict[str, str]:
+        return {"name": name, "value": value, "about": about}
+
+    look, model = shown.look, shown.model
+    if shown.score:
+        right, total, split = shown.score
+        low, high = wilson(right, total)
+        images = f"{right:,} of {total:,} {'validation' if split == 'val' else split} images"
+        no_test = "; the data set has no test images" if split == "val" else ""
+        yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {images}{no_test}")
+    else:
+        yield fact("Accuracy", NONE, "not tested")
+    yield fact("Time steps", *_time(shown))
+    yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
+    if look:
+        exact, ann = look.costs.costs["exact"].energy, look.costs.baselines["ANN"]
+        scale, unit = unit_of([shown])
+        about = f"exact convention, an image; {exact.mj / ann.mj:.2f} × the same network as an ANN; {NOTE}"
+        yield fact("Energy", f"{exact.mj * scale:.3g} {unit}", about)
+        rates = [fmean(rates) for rates in look.rates.values()]
+        yield fact("Firing rate", f"{fmean(rates):.1%}", f"per neuron and step, mean over {len(rates)} layers")
+    if shown.run.epochs:
+        seconds = sum(row.get("seconds", 0.0) for row in shown.run.epochs)
+        best = shown.run.about.get("epoch")
+        about = f"{seconds / 60:.1f} minutes" + (f"; shown is epoch {best}" if best else "")
+        yield fact("Training", f"{len(shown.run.epochs)} epochs", about)
+
+
+def _time(shown: Shown) -> tuple[str, str]:
+    """T: fixed, mean, or of each layer."""
+    model, look = shown.model, shown.look
+    layers = [m.code.time_steps for m in model.modules() if isinstance(m, ExpGIF)]
+    total = f"of {model.config.time_steps}"
+    if layers:
+        low, high = min(layers), max(layers)
+        return (f"{low}" if low == high else f"{low} to {high}"), "each layer has its own: see Conversion"
+    if not model.time_axis:
+        return "none", "staircases, not yet converted into spikes"
+    outer = next((m for m in model.modules() if isinstance(m, (Halting, EarlyExit))), None)
+    if outer is not None and look:
+        unit = "cells (block and step) a token" if isinstance(outer, Halting) else "time steps"
+        most = f"of {model.most_work} {unit}, mean over images"
+        return f"{float(look.work.mean()):.2f}", f"{most}; {float(look.work.min()):.3g} to {float(look.work.max()):.3g}"
+    if shown.steps is not None:
+        return f"{shown.steps.mean_steps:.2f}", f"{total}, mean over layers of neurons"
+    return f"{model.config.time_steps}", "all layers, all images"
+
+
+def _stages(shown: Shown) -> list[str]:
+    """Accuracies on the way to a model that was converted."""
+    results = shown.run.results
+    if shown.run.certificate is None or not results:
+        return []
+    parts = [("as trained", results), *((f"in {name}", inside) for name, inside in shown.run.stages.items())]
+    said = ", ".join(f"{name} {part['accuracy']:.2%}" for name, part in parts)
+    return [f"On the way, on {results['total']:,} {results['split']} images: {said}. Shown is the network of spikes."]
+
+
+def _open_steps(shown: Shown, place: int) -> Table | None:
+    if shown.steps is None:
+        return None
+    rows = [
+        [short(name), sum(mask), "".join("█" if passes else "·" for passes in mask)]
+        for name, mask in shown.steps.table().items()
+    ]
+    return table(f"steps-{place}", "Time steps at which each layer passes spikes", ("layer", "open", "steps"), rows)
+
+
+def _versions(run: Run) -> dict[str, str]:
+    seed = (yaml.safe_load(run.recipe) or {}).get("trainer", {}).get("seed") if run.recipe else None
+    return {"seed": NONE if seed is None else str(seed)} | run.results.get("versions", {})
+
+
+def _energies(runs: list[Shown]) -> Table:
+    """Every convention and baseline in a row: of one run operations and spread, of several an energy of each."""
+    (scale, unit), (first, *others) = unit_of(runs), [shown.look for shown in runs]
+    caption = f"Energy of an image by convention, {unit} — {NOTE}"
+    if others or first is None:
+        return _compared(runs, scale, unit, caption)
+    rows, ann = [], first.costs.baselines["ANN"].mj
+
+    def row(name: str, e: Energy, spread: float | None) -> list[Any]:
+        operations = [number(n / 1e6) for n in (e.macs, e.acs)]
+        shown = number(spread * scale, ".3g") if spread is not None else NONE
+        return [name, *operations, number(e.mj * scale, ".4g"), shown, number(e.mj / ann, ".2f")]
+
+    rows = [row(name, cost.energy, cost.spread) for name, cost in first.costs.costs.items()]
+    rows += [row(f"the same network: {name}", e, None) for name, e in first.costs.baselines.items()]
+    return table("energy", caption, ("convention", "M MAC", "M AC", unit, "± over images", "÷ ANN"), rows)
+
+
+def _compared(runs: list[Shown], scale: float, unit: str, caption: str) -> Table:
+    columns = []
+    for shown in runs:
+        costs = shown.look.costs if shown.look else None
+        spent = {name: cost.energy.mj for name, cost in costs.costs.items()} if costs else {}
+        baselines = {f"the same network: {name}": e.mj for name, e in costs.baselines.items()} if costs else {}
+        columns.append(spent | baselines)
+    rows = [
+        [name, *(number(of[name] * scale, ".4g") if name in of else NONE for of in columns)]
+        for name in dict.fromkeys(name for column in columns for name in column)
+    ]
+    return table("energy", caption, ("convention", *(f"{unit}, {shown.name}" for shown in runs)), rows)
+
+
+def _differences(runs: list[Shown]) -> Table:
+    """What differs between recipes."""
+    flat = [dict(_leaves(yaml.safe_load(shown.run.recipe) or {})) for shown in runs]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    rows = [
+        [key, *(str(one.get(key, NONE)) for one in flat)] for key in keys if len({str(o.get(key)) for o in flat}) > 1
+    ]
+    return table("recipes", "Where the recipes differ", ("key", *(shown.name for shown in runs)), rows)
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

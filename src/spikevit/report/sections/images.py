@@ -1,0 +1,143 @@
+"""What a network sees: images with predictions, the confusion matrix, firing rates, and some images closely."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+from torch import Tensor
+
+from spikevit.adaptive import EarlyExit, Halting
+from spikevit.report import svg
+from spikevit.report.look import Close, Look
+from spikevit.report.pieces import Cell, Chart, Table, chart, picture, table
+from spikevit.report.sections.base import Shown, render, short
+
+
+def images(runs: list[Shown]) -> Markup:
+    """Test images with predictions, the confusion matrix, firing rates, and a closer look at some images."""
+    return render("images.html", runs=[_seen(shown, i) for i, shown in enumerate(runs)])
+
+
+def _seen(shown: Shown, place: int) -> dict[str, Any]:
+    look, name = shown.look, shown.name
+    if look is None:
+        return {"name": name, "missing": [shown.why], "gallery": []}
+    few = f"the first {look.total:,} of {look.of:,}" if look.total < look.of else f"all {look.total:,}"
+    split = "validation images; the data set has no test images" if look.split == "val" else f"{look.split} images"
+    wrong = look.total - look.right
+    return {
+        "name": name,
+        "missing": [],
+        "about": f"{look.right:,} right and {wrong:,} wrong of {few} {split}. Wrong ones come first.",
+        "gallery": [_tile(look, shown, i) for i in range(len(look.shown))],
+        "exits": _exits(shown, place),
+        "confusion": _confusion(look, place),
+        "rates": _rates(look, place),
+        "absent": _absent(shown),
+        "close": [_closer(shown, look, close, f"{place}-{i}") for i, close in enumerate(look.close)],
+    }
+
+
+def _tile(look: Look, shown: Shown, i: int) -> dict[str, Any]:
+    at = look.shown[i]
+    truth, guess = (look.info.classes[int(part[at])] for part in (look.labels, look.predictions))
+    right, sure = truth == guess, f"{float(look.confidence[at]):.0%} sure"
+    text = guess if right else f"{guess}, is {truth}"
+    return {
+        "src": picture(look.images[i]),
+        "right": right,
+        "text": text,
+        "small": sure + _took(shown, look, at),
+        "alt": f"Image {at}: a {truth}, taken for {guess}" if not right else f"Image {at}: a {truth}, recognised",
+    }
+
+
+def _took(shown: Shown, look: Look, at: int) -> str:
+    """What an image took, where images differ."""
+    if isinstance(shown.model, EarlyExit):
+        return f", exit at step {int(look.work[at])}"
+    if isinstance(shown.model, Halting):
+        return f", {float(look.work[at]):.1f} cells"
+    return ""
+
+
+def _exits(shown: Shown, place: int) -> Chart | None:
+    """How many images exited at each step."""
+    look = shown.look
+    if look is None or not isinstance(shown.model, EarlyExit):
+        return None
+    counts = {str(t): int((look.work == t).sum()) for t in range(1, shown.model.most_work + 1)}
+    said = ", ".join(f"{n} at step {t}" for t, n in counts.items())
+    return chart(
+        f"exits-{place}",
+        svg.histogram(counts, "time step of exit", "images"),
+        f"Images by the time step at which they exit: {said}",
+        "Images by the time step at which they exit",
+        rows=[{"step": t, "images": n} for t, n in counts.items()],
+    )
+
+
+def _confusion(look: Look, place: int) -> Table:
+    """Rows are what an image is, columns what it was taken for; of many classes the pairs that were mixed up most."""
+    counts, classes = look.confusion(), look.info.classes
+    if len(classes) <= 20:
+        rows = [
+            [name, *(Cell(f"{n}" if n else "·", n, n / max(1, int(row.sum()))) for n in row.tolist())]
+            for name, row in zip(classes, counts, strict=True)
+        ]
+        caption = "Confusion matrix: rows are what an image is, columns what it was taken for"
+        return table(f"confusion-{place}", caption, ("is", *classes), rows)
+    off = counts - counts.diag().diag()
+    best = off.flatten().argsort(descending=True)[:30].tolist()
+    pairs = [(i // len(classes), i % len(classes)) for i in best if off.flatten()[i]]
+    rows = [[classes[i], classes[j], int(off[i, j]), int(counts[i].sum())] for i, j in pairs]
+    heads = ("is", "taken for", "images", "of")
+    return table(f"confusion-{place}", "The classes that were mixed up most", heads, rows, sortable=True)
+
+
+def _rates(look: Look, place: int) -> Chart:
+    names = {short(name): rates for name, rates in look.rates.items()}
+    rows = [{"layer": name, "step": t, "rate": r} for name, rates in names.items() for t, r in enumerate(rates, 1)]
+    mean = fmean(fmean(rates) for rates in names.values())
+    label = "Share of neurons that fire, by layer and time step"
+    return chart(
+        f"rates-{place}", svg.heat(names, "time step"), f"{label}; mean {mean:.1%}", label, rows=rows, wide=True
+    )
+
+
+def _absent(shown: Shown) -> list[str]:
+    close = shown.look.close[0] if shown.look and shown.look.close else None
+    absent = []
+    if close and not close.spikes:
+        absent.append("No raster: this network sends whole numbers, not spikes yet. Convert it with spikevit convert.")
+    if close and not close.maps:
+        absent.append("No maps of attention: the mixers of this network have no neurons that belong to tokens.")
+    return absent
+
+
+def _closer(shown: Shown, look: Look, close: Close, place: str) -> dict[str, Any]:
+    tile, image = _tile(look, shown, close.index), look.images[close.index]
+    maps = [{"src": tile["src"], "alt": tile["alt"], "text": "the image"}]
+    for name, grid in close.maps.items():
+        text = f"{short(name)}: up to {float(grid.max()):.0%} of its neurons fire"
+        maps.append({"src": picture(image, grid, float(grid.max())), "alt": f"Map of {short(name)}", "text": text})
+    if close.cells is not None:
+        cells: Tensor = close.cells
+        text = f"cells visited: {int(cells.min())} to {int(cells.max())} of {shown.model.most_work}"
+        over = picture(image, cells.float(), float(shown.model.most_work))
+        maps.append({"src": over, "alt": f"Halting map: {text}", "text": text})
+    spikes = {short(name): s for name, s in close.spikes.items()}
+    raster = None
+    if spikes:
+        fired = sum(int(s.sum()) for s in spikes.values())
+        rows = [
+            {"layer": name, "neuron": n + 1, "step": t + 1}
+            for name, s in spikes.items()
+            for n, t in s.nonzero().tolist()
+        ]
+        caption = "Spikes of some neurons of each layer; neurons lie side by side within a step"
+        label = f"{caption}: {fired:,} spikes"
+        raster = chart(f"raster-{place}", svg.raster(spikes), label, caption, rows=rows, wide=True)
+    return {"title": f"{tile['alt']} ({tile['small']})", "maps": maps, "raster": raster}
