@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -56,7 +57,7 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
     }
 
 
-def _by_layer(name: str, rows: dict[str, tuple[float, float]], bar: str, mark: str) -> Chart:
+def _by_layer(name: str, rows: Mapping[str, tuple[float, float]], bar: str, mark: str) -> Chart:
     """A bar for each layer, and a mark at what it may reach."""
     data = [{"layer": layer, bar: value, mark: most} for layer, (value, most) in rows.items()]
     values = {layer: {bar: value} for layer, (value, _) in rows.items()}

@@ -20,11 +20,19 @@ def curves(runs: list[Shown]) -> Markup:
         for shown in runs
         if "rates" in shown.run.missing and "curves" not in shown.run.missing
     ]
+    one = len(runs) == 1
+    units = dict.fromkeys(shown.model.work_unit for shown in runs)
+    losses = {"loss": "training", "val_loss": "validation"} if one else {"val_loss": "validation"}
     wanted = (
-        ("loss", {"loss": "training", "val_loss": "validation"}, "loss", "Loss"),
+        ("loss", losses, "loss", "Loss" if one else "Loss on validation images"),
         ("accuracy", {"val_accuracy": "validation"}, "accuracy", "Accuracy on validation images"),
         ("learning-rate", {"lr": "learning rate"}, "learning rate", "Learning rate"),
-        ("work", {"val_work": "validation"}, _workunit_of(runs), "Work of a validation image, mean"),
+        (
+            "work",
+            {"val_work": "validation"},
+            "; ".join(units) if len(units) == 1 else "work, each in its unit",
+            "Work of a validation image, mean",
+        ),
     )
     charts = []
     for name, columns, y, label in wanted:
@@ -32,8 +40,10 @@ def curves(runs: list[Shown]) -> Markup:
         for shown in runs:
             for column, called in columns.items():
                 if rows := [row for row in shown.run.epochs if column in row]:
-                    line = called if len(runs) == 1 else f"{shown.name}" + (f", {called}" if len(columns) > 1 else "")
-                    series[line] = [row["epoch"] for row in rows], [row[column] for row in rows]
+                    series[called if one else shown.name] = (
+                        [row["epoch"] for row in rows],
+                        [row[column] for row in rows],
+                    )
         if series and (name != "work" or len({v for _, ys in series.values() for v in ys}) > 1):
             charts.append(_over_epochs(name, series, y, label))
     if series := _rates_over_epochs(runs):
