@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", help="the spiking model (default: beside the checkpoint, …-spiking.safetensors)")
     parser.add_argument("--certificate", help="the certificate (default: beside it, …-certificate.json)")
+    parser.add_argument(
+        "--no-report", action="store_true", help="do not write the report (of the run, or …-report.html)"
+    )
     parser.add_argument("--verify", metavar="FILE", help="re-check a certificate and write nothing")
 
 
@@ -45,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from spikevit.cli.report import attempt
     from spikevit.conversion.certificate import with_files
     from spikevit.conversion.convert import convert
     from spikevit.conversion.quantise import quantise
@@ -77,6 +81,9 @@ def _convert(args: argparse.Namespace) -> int:
     certificate.save(proof)
     console.print(certificate)
     console.print(f"Spiking model: {out}\nCertificate: {proof}", soft_wrap=True)
+    if not args.no_report:
+        in_run = (checkpoint.parent / "recipe.yaml").is_file() and {out.parent, proof.parent} == {checkpoint.parent}
+        attempt(checkpoint.parent if in_run else out)
     return 0 if certificate.lossless else 1
 
 

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
+    from spikevit.cli.report import attempt
     from spikevit.cli.train import free_directory
     from spikevit.conversion.certificate import with_files
     from spikevit.conversion.convert import convert
@@ -72,13 +73,16 @@ def run(args: argparse.Namespace) -> int:
     rates = firing_rates(model, x.split(64))
     console.print(summary(accuracies, len(labels), model, rates, profile(model, x[:72].split(9))))
     picture = draw(directory / "picture.png", model, x, images, labels, predictions, data.info.classes)
-    console.print(f"\nPicture: {picture}\nTry next:", soft_wrap=True)
+    console.print(f"\nPicture: {picture}", soft_wrap=True)
+    attempt(directory)
+    console.print("Try next:")
     for command in (
         f"spikevit eval {spiking}",
         f"spikevit convert --verify {directory}/certificate.json",
         f"spikevit check {spiking}",
         f"spikevit profile {spiking} --images 20",
         "spikevit train digits",
+        f"spikevit report {directory} runs/digits-1",
         "spikevit models",
     ):
         console.print(f"  {_bin()}{command}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 EXAMPLE = """examples:
   spikevit report runs/digits-1
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write(runs: list[str], out: str | None = None, **options) -> Path:
+def write(runs: list[str], out: str | None = None, **options: Any) -> Path:
     """Writes the report, with progress on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
@@ -47,3 +48,13 @@ def write(runs: list[str], out: str | None = None, **options) -> Path:
 def show(path: Path) -> None:
     """Where it is."""
     print(f"Report: {path}")
+
+
+def attempt(path: str | Path) -> None:
+    """The report at the end of another verb, whose result does not depend on it: what fails is said, and no more."""
+    import sys
+
+    try:
+        show(write([str(path)]))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"spikevit: no report: {' '.join(str(error).split())}", file=sys.stderr)

@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="directory of the run (default: runs/RECIPE-N)")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, tests, and says where everything is."""
+    """Trains, tests, writes the report, and says where everything is."""
+    from spikevit.cli.report import attempt
     from spikevit.training.recipe import load_recipe, shipped_recipes
     from spikevit.training.run import train
 
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     results = train(directory, recipe, progress=not args.quiet)
     if results:
         show(results, directory)
+        if not args.no_report:
+            attempt(directory)
     return 0
 
 

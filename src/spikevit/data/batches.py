@@ -59,7 +59,9 @@ class Batches(Sampler[list[int]]):
 
 def take(dataset: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The images (n, C, H, W) and labels (n,) of these indices, as one batch."""
-    return collate(dataset.__getitems__(indices))
+    if hasattr(dataset, "__getitems__"):
+        return collate(dataset.__getitems__(indices))
+    return collate([dataset[i] for i in indices])
 
 
 def collate(batch: Any) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ from torch.utils.data import Subset
 
 from spikevit.adaptive import Halting, add_halting
 from spikevit.attention import MSTokenAttention, QKTokenAttention
-from spikevit.data import Data, DataInfo, normalise
-from spikevit.data.batches import take
+from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
 from spikevit.neurons import Staircase
 from spikevit.profiling.check import Check, check, load_rule, rules
@@ -95,31 +94,32 @@ def look(
         progress: called with the images done and their number.
     """
     split = "test" if data.test is not None else "val"
-    dataset: Any = data.split(split)
+    dataset = data.split(split)
     of = len(cast(Sized, dataset))
     n = min(images, of)
-    with evaluating(model), StepRates(model) as rates:
-        found = []
-        for x, labels in in_order(Subset(dataset, range(n)), 128):
-            rates.new_batch()
-            logits, work = model.run(as_input(x, model, data.info))
-            sure, classes = logits.float().softmax(-1).max(-1)
-            found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
-            progress(sum(len(part[0]) for part in found), n)
+    found: list[tuple[Tensor, ...]] = []
+    counted: list[Tensor] = []
+    kept: dict[bool, list[tuple[int, Tensor]]] = {False: [], True: []}  # images to show, wrong and right
     with evaluating(model):
+        with StepRates(model) as rates:
+            done = 0
+            for x, labels in in_order(Subset(dataset, range(n)), 128):
+                rates.new_batch()
+                logits, work = model.run(as_input(x, model, data.info))
+                sure, classes = logits.float().softmax(-1).max(-1)
+                found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
+                for i, right in enumerate((classes.cpu() == labels).tolist()):
+                    if len(kept[right]) < GALLERY:
+                        kept[right].append((done + i, x[i]))
+                if done < count_images:
+                    counted.append(x)
+                done += len(x)
+                progress(done, n)
         labels, predictions, confidence, work = map(torch.cat, zip(*found, strict=True))
-        right = labels == predictions
-        wrong = (~right).nonzero().flatten().tolist()
-        shown = (wrong[: GALLERY // 2] + right.nonzero().flatten().tolist())[:GALLERY]
-        picked, _ = take(dataset, shown)
-        x = as_input(take(dataset, range(min(n, count_images)))[0], model, data.info)
-        counts = count(model, x.split(4))
-        chosen = sorted(range(len(shown)), key=lambda i: (i >= len(wrong[: GALLERY // 2]), i))
-        chosen = [*chosen[:1], *[i for i in chosen if right[shown[i]]][:1], *chosen[1:]]
-        close = [
-            _close(model, normalise(picked[i : i + 1], data.info).to(model.dtype), i)
-            for i in dict.fromkeys(chosen[:CLOSE])
-        ]
+        shown = [*kept[False][: max(GALLERY // 2, GALLERY - len(kept[True]))], *kept[True]][:GALLERY]
+        wrong = sum(predictions[at] != labels[at] for at, _ in shown)
+        chosen = [i for i in (0, int(wrong), 1, 2) if i < len(shown)]  # the first wrong one, the first right one, …
+        counts = count(model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4))
         return Look(
             info=data.info,
             split=split,
@@ -128,10 +128,13 @@ def look(
             predictions=predictions,
             confidence=confidence,
             work=work,
-            images=picked,
-            shown=shown,
+            images=torch.stack([image for _, image in shown]),
+            shown=[at for at, _ in shown],
             rates={name: r.flatten().tolist() for name, r in rates.rates().items()},
-            close=close,
+            close=[
+                _close(model, as_input(shown[i][1][None], model, data.info), i)
+                for i in list(dict.fromkeys(chosen))[:CLOSE]
+            ],
             costs=report(counts, model, load_constants(constants)),
             checks=[check(counts, load_rule(name)) for name in rules()],
         )

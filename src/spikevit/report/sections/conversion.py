@@ -35,7 +35,8 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
     verdict = (
         f"Lossless: 0 of {compared:,} codes differ on {c.images:,} images."
         if c.lossless
-        else f"Not lossless: {c.differing:,} of {compared:,} codes differ on {c.images:,} images."
+        else f"Not shown to be lossless: {c.differing:,} of {compared:,} codes differ on {c.images:,} images; "
+        f"{sum(layer.flagged for layer in c.layers)} layers are dead."
     )
     heads = ("layer", "n", "G", "T = n·G", "codes compared", "differ", "codes used", "spikes of a neuron")
     return {
