@@ -219,9 +219,7 @@ def test_demo(cli, tmp_path):
     status, out, _ = cli("demo", "schedule.epochs=1", "schedule.warmup_epochs=0", *small, "--out", "seen")
     assert status == 0
     files = {path.name for path in (tmp_path / "seen").iterdir()}
-    assert {"picture.png", "results.json", "best.safetensors", "recipe.yaml", "metrics.csv"} <= files
-    with Image.open(tmp_path / "seen" / "picture.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 400
+    assert {"report.html", "results.json", "best.safetensors", "recipe.yaml", "metrics.csv"} <= files
     for run in ("seen", "seen/exact"):
         results = json.loads((tmp_path / run / "results.json").read_text())
         assert results["total"] == 360 and f"{results['accuracy']:.2%}" in out
@@ -231,7 +229,7 @@ def test_demo(cli, tmp_path):
         "stages.2.0.attn.proj_in.lif",
         "model, not measurement",
         "Lossless: 0 of ",
-        "seen/picture.png",
+        "Report: seen/report.html",
         "spikevit eval seen/spiking.safetensors",
     ):
         assert words in out

@@ -1,4 +1,4 @@
-"""spikevit demo: from nothing to a trained transformer, its spikes, the proof that they are the same, and the cost."""
+"""spikevit demo: from nothing to a trained transformer, its spikes, the proof that they are the same, and a report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.conversion.certificate import with_files
     from spikevit.conversion.convert import convert
     from spikevit.data import normalise
+    from spikevit.data.batches import take
     from spikevit.data.load import load_data_of
     from spikevit.models.checkpoint import load_model, read_about, save_model
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
-    from spikevit.report.picture import draw
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
     from spikevit.training.run import train
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     best = directory / "exact" / "best.safetensors"
     data = load_data_of(about := read_about(best))
-    images, labels = data.split("test").__getitems__(range(exact["total"]))  # type: ignore[attr-defined]
+    images, labels = take(data.split("test"), range(exact["total"]))
     reference = load_model(best)
     x = normalise(images, data.info).to(reference.dtype)
     console.print("\n3. Conversion into spikes, and the proof: every code of every neuron, on all test images\n")
@@ -72,10 +72,9 @@ def run(args: argparse.Namespace) -> int:
     console.print("\n4. What it does and what it costs")
     rates = firing_rates(model, x.split(64))
     console.print(summary(accuracies, len(labels), model, rates, profile(model, x[:72].split(9))))
-    picture = draw(directory / "picture.png", model, x, images, labels, predictions, data.info.classes)
-    console.print(f"\nPicture: {picture}", soft_wrap=True)
+    console.print("\n5. All of it as a page to look at, in any browser\n")
     attempt(directory)
-    console.print("Try next:")
+    console.print("\nTry next:")
     for command in (
         f"spikevit eval {spiking}",
         f"spikevit convert --verify {directory}/certificate.json",

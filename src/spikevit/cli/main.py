@@ -16,7 +16,7 @@ VERBS = {
     "predict": "classify images",
     "convert": "turn a trained staircase network into spikes, and prove that nothing changed",
     "plan": "choose levels and codes of each layer: spikes against error",
-    "report": "show what a run did, as one HTML file",
+    "report": "show what a run did, or compare runs, as one HTML file",
     "profile": "show what a model costs, by every convention",
     "check": "check whether every product is an accumulate",
     "doctor": "show versions, devices, backends, and what is missing",

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from math import nan
 from typing import Any
 
 from torch import Tensor
@@ -162,8 +163,9 @@ def raster(spikes: Mapping[str, Tensor]) -> str:
         figure, axis = _figure(0.9 * columns, 0.2 * len(spikes), spikes)
         for i, s in enumerate(spikes.values()):
             neuron, step = s.nonzero(as_tuple=True)
-            places = step + 0.55 + 0.9 * (neuron + 0.5) / len(s)
-            axis.plot(places, [i] * len(places), "|", color=SERIES[0], markersize=8, markeredgewidth=0.9)
+            places = (step + 0.55 + 0.9 * (neuron + 0.5) / len(s)).tolist()
+            x = [v for place in places for v in (place, place, nan)]  # one path of strokes
+            axis.plot(x, [i - 0.32, i + 0.32, nan] * len(places), color=SERIES[0], linewidth=0.9)
             if s.shape[1] < columns:  # steps that this layer does not have
                 axis.barh([i], columns - s.shape[1], 0.8, left=s.shape[1] + 0.5, color=GRID, alpha=0.6)
         for end in range(1, columns):

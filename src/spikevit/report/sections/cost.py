@@ -95,7 +95,7 @@ def _layers(look: Look, shown: Shown, place: int) -> Table:
         rate = fmean(o["rate"] for o in operands) if operands else 0.0
         rows.append(
             [
-                short(layer["module"]),
+                short(layer["module"]) or "the model itself",
                 layer["operator"],
                 " × ".join(o["class"] for o in operands) or NONE,
                 Cell(" × ".join(f"{o['rate']:.0%}" for o in operands) or NONE, rate),
