@@ -343,9 +343,13 @@ def test_bad_runs(runs, tmp_path, monkeypatch):
         ("half", "best.safetensors", None),
         ("results", "results.json", "{"),
         ("list", "results.json", "[1]"),
+        ("lacking", "results.json", '{"accuracy": 1}'),
+        ("recipe", "recipe.yaml", "model: ["),
+        ("rates", "spikes.csv", "epoch,layer\n1,x\n"),
         ("metrics", "metrics.csv", "epoch,loss\n1,many\n"),
     ):
-        here = copy(runs, tmp_path / name, "recipe.yaml", "best.safetensors", "metrics.csv", "results.json")
+        files = ("recipe.yaml", "best.safetensors", "metrics.csv", "results.json", "spikes.csv")
+        here = copy(runs, tmp_path / name, *files)
         whole = (here / file).read_bytes()
         (here / file).write_bytes(whole[: len(whole) // 2] if text is None else text.encode())
         broken[name] = here
@@ -356,7 +360,10 @@ def test_bad_runs(runs, tmp_path, monkeypatch):
         (broken["half"], "best.safetensors is truncated"),
         (broken["results"], "results.json is broken"),
         (broken["list"], "results.json is broken"),
+        (broken["lacking"], "results.json is broken: it lacks right, total, split"),
         (broken["metrics"], "metrics.csv is broken"),
+        (broken["recipe"], "the recipe in .*recipe.yaml is broken"),
+        (broken["rates"], "spikes.csv is broken"),
     ):
         with pytest.raises(ValueError, match=message):
             write_report([path])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from spikevit.conversion.certificate import Certificate, load_certificate
 from spikevit.models.checkpoint import read_about
 from spikevit.training.rows import read_rows
@@ -18,9 +20,9 @@ FINAL = ("final.safetensors", "best.safetensors", "last.safetensors")  # the fir
 class Run:
     """A run, or a checkpoint by itself. checkpoint: the model to show, the spiking one where it was converted.
 
-    about: what the checkpoint says of itself. epochs, rates: rows of metrics.csv and spikes.csv. results: of
-    results.json, {} where the run has not ended. stages: results of runs inside, by directory. missing: what is not
-    there, and why, by part.
+    about: what the checkpoint says of itself. recipe: its text, settings: what it says. epochs, rates: rows of
+    metrics.csv and spikes.csv. results: of results.json, {} where the run has not ended. stages: results of runs
+    inside, by directory. missing: what is not there, and why, by part.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Run:
     checkpoint: Path
     about: dict[str, Any]
     recipe: str
+    settings: dict[str, Any]
     epochs: list[dict[str, float]] = field(default_factory=list)
     rates: list[dict[str, str]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
@@ -39,6 +42,15 @@ class Run:
     def data(self) -> str:
         """Name of the data set, "" where the checkpoint does not say."""
         return self.about.get("data", {}).get("name", "")
+
+    @property
+    def task(self) -> str:
+        """The data set in words, as far as accuracies on it may be compared: "digits, 10 classes, 16 × 16"."""
+        about = self.about.get("data", {})
+        size = " × ".join(map(str, about.get("image_size", ())))
+        classes = about.get("classes", ())
+        named = f" ({', '.join(classes[:3])}, …)" if classes else ""
+        return f"{self.data}, {len(classes)} classes{named}, {size} pixels" if about else "unknown data"
 
 
 def read_run(path: str | Path) -> Run:
@@ -74,7 +86,7 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
     epochs = _numbers(directory / "metrics.csv") if whole else []
     if not epochs:
         missing["curves"] = "There is no metrics.csv" + ("." if whole else ": this is a checkpoint by itself.")
-    rates = read_rows(directory / "spikes.csv") if whole else []
+    rates = _rates(directory / "spikes.csv") if whole else []
     if not rates:
         missing["rates"] = "There is no spikes.csv: firing rates were not recorded during training."
     if certificate is None:
@@ -84,13 +96,15 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
         )
     if spiking is not None:
         checkpoint, about = spiking, about | read_about(spiking)
+    recipe = (directory / "recipe.yaml").read_text() if whole else about.get("recipe", "")
     inside = sorted(p.parent for p in directory.glob("*/results.json")) if whole else []
     return Run(
         name=name,
         directory=directory,
         checkpoint=checkpoint,
         about=about,
-        recipe=(directory / "recipe.yaml").read_text() if whole else about.get("recipe", ""),
+        recipe=recipe,
+        settings=_settings(recipe, directory / "recipe.yaml" if whole else checkpoint),
         epochs=epochs,
         rates=rates,
         results=results,
@@ -118,10 +132,34 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text())
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError) as error:
+        lacks = [key for key in ("accuracy", "right", "total", "split") if key not in found]
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is broken, no JSON object: {error}") from None
+    if lacks:
+        raise ValueError(f"{path} is broken: it lacks {', '.join(lacks)}")
     return found
+
+
+def _settings(recipe: str, path: Path) -> dict[str, Any]:
+    """What a recipe's text says."""
+    try:
+        found = yaml.safe_load(recipe) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe in {path} is broken: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"the recipe in {path} is broken: it is no mapping")
+    return found
+
+
+def _rates(path: Path) -> list[dict[str, str]]:
+    """Rows of a spikes.csv, of which each has a layer and numbers."""
+    rows = read_rows(path)
+    try:
+        for row in rows:
+            float(row["epoch"]), float(row["rate"]), row["layer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is broken, not a table of firing rates: {error!r}") from None
+    return rows
 
 
 def _numbers(path: Path) -> list[dict[str, float]]:

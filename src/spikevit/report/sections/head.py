@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from spikevit.adaptive import EarlyExit, Halting
@@ -31,9 +30,9 @@ def title(runs: list[Shown]) -> str:
 def head(runs: list[Shown]) -> Markup:
     """What was trained, how good it is, what it costs; recipe and versions one click away."""
     warnings = []
-    sets = {shown.name: shown.run.data for shown in runs}
-    if len(set(sets.values())) > 1:
-        named = "; ".join(f"{name}: {data or 'unknown'}" for name, data in sets.items())
+    tasks = {shown.name: shown.run.task for shown in runs}
+    if len(set(tasks.values())) > 1:
+        named = "; ".join(f"{name}: {task}" for name, task in tasks.items())
         warnings.append(f"These runs are of different data sets, so that accuracies do not compare. {named}.")
     return render(
         "head.html",
@@ -124,7 +123,7 @@ def _open_steps(shown: Shown, place: int) -> Table | None:
 
 
 def _versions(run: Run) -> dict[str, str]:
-    seed = (yaml.safe_load(run.recipe) or {}).get("trainer", {}).get("seed") if run.recipe else None
+    seed = run.settings.get("trainer", {}).get("seed")
     return {"seed": NONE if seed is None else str(seed)} | run.results.get("versions", {})
 
 
@@ -162,7 +161,7 @@ def _compared(runs: list[Shown], scale: float, unit: str, caption: str) -> Table
 
 def _differences(runs: list[Shown]) -> Table:
     """What differs between recipes."""
-    flat = [dict(_leaves(yaml.safe_load(shown.run.recipe) or {})) for shown in runs]
+    flat = [dict(_leaves(shown.run.settings)) for shown in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     rows = [
         [key, *(str(one.get(key, NONE)) for one in flat)] for key in keys if len({str(o.get(key)) for o in flat}) > 1
