@@ -134,7 +134,7 @@ def test_figures_are_those_of_the_run(runs, show):
     matrix = np.array(counts).reshape(10, 10)
     assert matrix.sum() == results["total"] and np.trace(matrix) == results["right"]
     data = load_data("digits", image_size=16)
-    model, x = load_model(runs / "exit" / "final.safetensors"), normalise(data.test.images[:24], data.info)
+    model, x = load_model(runs / "exit" / "final.safetensors"), normalise(data.test.images[:16], data.info)
     costs = profile(model, x.split(4))
     shown = dict(
         page.locator("#energy tbody tr").evaluate_all(

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="the report (default: report.html in the run, or here for several runs)")
     parser.add_argument("--root", help="folder of the data set, where it is not that of training")
     parser.add_argument("--images", type=int, default=2000, help="how many to classify, from the first (default: 2000)")
-    parser.add_argument("--count-images", type=int, default=24, help="how many to count operations on (default: 24)")
+    parser.add_argument("--count-images", type=int, default=16, help="how many to count operations on (default: 16)")
     parser.add_argument("--constants", default="fp32", help="energies: fp32, fp16, int8 or a YAML file (default: fp32)")
 
 

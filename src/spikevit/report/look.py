@@ -82,7 +82,7 @@ def look(
     data: Data,
     *,
     images: int = 2000,
-    count_images: int = 24,
+    count_images: int = 16,
     constants: str = "fp32",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Look:
@@ -103,7 +103,7 @@ def look(
     with evaluating(model):
         with StepRates(model) as rates:
             done = 0
-            for x, labels in in_order(Subset(dataset, range(n)), 128):
+            for x, labels in in_order(Subset(dataset, range(n)), 64):
                 rates.new_batch()
                 logits, work = model.run(as_input(x, model, data.info))
                 sure, classes = logits.float().softmax(-1).max(-1)
