@@ -131,7 +131,7 @@ def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = Non
     columns = max(len(values) for values in rows.values())
     most = top or max((v for values in rows.values() for v in values), default=0) or 1
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure, axis = _figure(0.42 * columns, 0.2 * len(rows), rows)
+        figure, axis = _figure(min(0.42 * columns, 6.0), 0.2 * len(rows), rows)
         for i, values in enumerate(rows.values()):
             for j, value in enumerate(values):
                 axis.add_patch(
@@ -160,7 +160,7 @@ def raster(spikes: Mapping[str, Tensor]) -> str:
 
     columns = max(s.shape[1] for s in spikes.values())
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
-        figure, axis = _figure(0.9 * columns, 0.2 * len(spikes), spikes)
+        figure, axis = _figure(min(0.9 * columns, 5.6), 0.2 * len(spikes), spikes)
         for i, s in enumerate(spikes.values()):
             neuron, step = s.nonzero(as_tuple=True)
             places = (step + 0.55 + 0.9 * (neuron + 0.5) / len(s)).tolist()

@@ -121,7 +121,8 @@ def _closer(shown: Shown, look: Look, close: Close, place: str) -> dict[str, Any
     tile, image = _tile(look, shown, close.index), look.images[close.index]
     maps = [{"src": tile["src"], "alt": tile["alt"], "text": "the image"}]
     for name, grid in close.maps.items():
-        text = f"{short(name)}: up to {float(grid.max()):.0%} of its neurons fire"
+        fires = f"up to {float(grid.max()):.0%} of its neurons fire" if grid.any() else "silent"
+        text = f"{short(name)}: {fires}"
         maps.append({"src": picture(image, grid, float(grid.max())), "alt": f"Map of {short(name)}", "text": text})
     if close.cells is not None:
         cells: Tensor = close.cells
