@@ -229,7 +229,8 @@ class Halting(Adapted):
                 if depth == 0 and recall is not None:  # its input is x at every step
                     stream.once = partial(recall, tokens)
                 e = self._block(block, rows, stream, tokens)
-                states[depth] = stream.state(), tokens.index
+                if not stream.last:
+                    states[depth] = stream.state(), tokens.index
                 flat = e.flatten(0, 2)
                 score, before = halting_score(flat, c.gamma, c.beta), total
                 weight, total, halts = halt(before, score, last, c.epsilon)
@@ -259,7 +260,7 @@ class Halting(Adapted):
         if state is not None and not self.masked and len(index) > len(tokens):
             state = state[torch.searchsorted(index, tokens.index)]
         stream = Stream(state)
-        stream.step, stream.owns_state = step, True
+        stream.step, stream.owns_state, stream.last = step, True, step == self.config.time_steps - 1
         stream.tokens = Masked(tokens.active) if self.masked else tokens
         return stream
 

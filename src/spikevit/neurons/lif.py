@@ -59,12 +59,12 @@ class Neuron(nn.Module):
 
     def forward(self, x: Any, stream: Stream | None = None) -> Any:
         v, start = (stream.read(), stream.step) if stream is not None else (None, 0)
-        owned = stream is not None and stream.owns_state
+        owned, goes_on = stream is not None and stream.owns_state, stream is not None and not stream.last
         if self.gate is not None and self.gate.skips:
             live, last = self.gate.live(len(x), start), self.gate.until(len(x), start)
-            spikes, v = self._open_steps(x, v, live, last, goes_on=stream is not None)
+            spikes, v = self._open_steps(x, v, live, last, goes_on)
         else:
-            spikes, v = self.run(dense(x), v, in_place=owned, goes_on=stream is not None)
+            spikes, v = self.run(dense(x), v, in_place=owned, goes_on=goes_on)
             if self.gate is not None:
                 spikes = self.gate(spikes, start)
         if stream is not None:
