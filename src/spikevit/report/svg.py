@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from math import nan
+from math import isnan, nan
 from typing import Any
 
 from torch import Tensor
@@ -71,15 +71,16 @@ def _svg(figure: Any) -> str:
     return re.sub(r">\s+<", "><", svg).strip()
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, marks: bool = False) -> str:
-    """Lines over x by name, each with its points."""
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
+    """Lines over x by name, each with its points; one without any keeps its colour free, as in other charts."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
         figure, axis = _figure(3.7, 2.1)
         for i, (name, (xs, ys)) in enumerate(series.items()):
             style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
-            axis.plot(xs, ys, style, label=name, marker="o" if marks or len(xs) < 3 else None)
+            label = name if len(xs) else None
+            axis.plot(xs, ys, style, label=label, marker="o" if len(xs) < 3 else None)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.xaxis.get_major_locator().set_params(integer=all(v == int(v) for xs, _ in series.values() for v in xs))
@@ -107,11 +108,11 @@ def bars(
         height = 0.8 / len(names)
         for j, name in enumerate(names):
             places = [i - 0.4 + height * (j + 0.5) for i in range(len(rows))]
-            values = [row.get(name, 0.0) for row in rows.values()]
+            values = [row.get(name, nan) for row in rows.values()]
             errors = [spread.get(row, 0.0) for row in rows] if spread else None
             style: Any = {"ecolor": INK, "lw": 0.8}
             drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=name, error_kw=style)
-            axis.bar_label(drawn, [f"{v:.3g}" for v in values], padding=6, fontsize=8)
+            axis.bar_label(drawn, ["" if isnan(v) else f"{v:.3g}" for v in values], padding=6, fontsize=8)
         if marks:
             axis.plot(list(marks.values()), range(len(rows)), "|", color=SERIES[1], markersize=10, markeredgewidth=2)
         axis.set_yticks(range(len(rows)), rows)

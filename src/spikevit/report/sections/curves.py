@@ -9,7 +9,10 @@ from markupsafe import Markup
 
 from spikevit.report import svg
 from spikevit.report.pieces import Chart, chart
+from spikevit.report.run_files import Run
 from spikevit.report.sections.base import Shown, render
+
+Line = tuple[list[float], list[float]]  # epochs and values
 
 
 def curves(runs: list[Shown]) -> Markup:
@@ -36,36 +39,37 @@ def curves(runs: list[Shown]) -> Markup:
     )
     charts = []
     for name, columns, y, label in wanted:
-        series = {}
-        for shown in runs:
-            for column, called in columns.items():
-                if rows := [row for row in shown.run.epochs if column in row]:
-                    series[called if one else shown.name] = (
-                        [row["epoch"] for row in rows],
-                        [row[column] for row in rows],
-                    )
-        if series and (name != "work" or len({v for _, ys in series.values() for v in ys}) > 1):
+        series = {
+            called if one else shown.name: _column(shown.run, column)
+            for shown in runs
+            for column, called in columns.items()
+        }
+        values = {value for _, ys in series.values() for value in ys}
+        if values and (name != "work" or len(values) > 1):
             charts.append(_over_epochs(name, series, y, label))
-    if series := _rates_over_epochs(runs):
+    series = _rates_over_epochs(runs)
+    if any(ys for _, ys in series.values()):
         charts.append(_over_epochs("rates", series, "firing rate", "Firing rate on validation images, over layers"))
     return render("curves.html", missing=missing, charts=charts)
 
 
-def _over_epochs(name: str, series: dict[str, Any], y: str, label: str) -> Chart:
+def _column(run: Run, name: str) -> Line:
+    """Epochs and values of a column of metrics.csv; nothing where it is not there."""
+    rows = [row for row in run.epochs if name in row]
+    return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+def _over_epochs(name: str, series: dict[str, Line], y: str, label: str) -> Chart:
     rows = [
         {"series": key, "epoch": x, "value": v} for key, (xs, ys) in series.items() for x, v in zip(xs, ys, strict=True)
     ]
-    ends = "; ".join(f"{key}: {ys[0]:.4g} to {ys[-1]:.4g}" for key, (_, ys) in series.items())
+    ends = "; ".join(f"{key}: {ys[0]:.4g} to {ys[-1]:.4g}" for key, (_, ys) in series.items() if ys)
     return chart(f"curve-{name}", svg.lines(series, "epoch", y), f"{label} over epochs. {ends}", label, rows=rows)
 
 
-def _workunit_of(runs: list[Shown]) -> str:
-    return " / ".join(dict.fromkeys(shown.model.work_unit for shown in runs))
-
-
-def _rates_over_epochs(runs: list[Shown]) -> dict[str, tuple[list[float], list[float]]]:
+def _rates_over_epochs(runs: list[Shown]) -> dict[str, Line]:
     """Mean over layers; of a single run the layers that fire most and least, too."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
+    series: dict[str, Line] = {}
     for shown in runs:
         layers: dict[float, dict[str, list[float]]] = {}
         for row in shown.run.rates:
@@ -75,6 +79,5 @@ def _rates_over_epochs(runs: list[Shown]) -> dict[str, tuple[list[float], list[f
             {"mean": fmean, "highest": max, "lowest": min} if len(runs) == 1 else {shown.name: fmean}
         )
         for name, of in kinds.items():
-            if by_epoch:
-                series[name] = list(by_epoch), [of(rates) for rates in by_epoch.values()]
+            series[name] = list(by_epoch), [of(rates) for rates in by_epoch.values()]
     return series
