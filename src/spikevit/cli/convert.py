@@ -83,7 +83,7 @@ def _convert(args: argparse.Namespace) -> int:
     console.print(f"Spiking model: {out}\nCertificate: {proof}", soft_wrap=True)
     if not args.no_report:
         in_run = (checkpoint.parent / "recipe.yaml").is_file() and {out.parent, proof.parent} == {checkpoint.parent}
-        attempt(checkpoint.parent if in_run else out)
+        attempt(checkpoint.parent if in_run else out, args.root)
     return 0 if certificate.lossless else 1
 
 

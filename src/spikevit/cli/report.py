@@ -50,11 +50,11 @@ def show(path: Path) -> None:
     print(f"Report: {path}")
 
 
-def attempt(path: str | Path) -> None:
+def attempt(path: str | Path, root: str | None = None) -> None:
     """The report at the end of another verb, whose result does not depend on it: what fails is said, and no more."""
     import sys
 
     try:
-        show(write([str(path)]))
-    except (ValueError, OSError, ImportError) as error:
+        show(write([str(path)], root=root))
+    except Exception as error:
         print(f"spikevit: no report: {' '.join(str(error).split())}", file=sys.stderr)

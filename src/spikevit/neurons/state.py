@@ -37,9 +37,9 @@ class Stream:
     """One step that starts from a state and leaves one behind: each neuron reads its membrane and writes the next.
 
     step: how many steps were run before. tokens: which of them take part, where some have halted (`layers.tokens`).
-    owns_state: nobody else reads the state, its membranes may be overwritten. last: no step follows, and there will be
-    no state. once: runs what does not change from step
-    to step, or recalls it, where what comes in is the same at every step.
+    owns_state: nobody else reads the state, its membranes may be overwritten. last: no step follows, there will be no
+    state. once: runs what does not change from step to step, or recalls it, where what comes in is the same at every
+    step.
     """
 
     tokens: Any = None

@@ -125,7 +125,7 @@ def _product(c: OperatorCount, rule: Rule) -> Verdict:
     def verdict(passed: bool, reason: str) -> Verdict:
         return Verdict(c.module, c.operator, names, passed, reason)
 
-    place = "stem" if c.stem else c.module.split(".")[0]
+    place = "stem" if c.stem else c.part
     if place in rule.exempt or c.module in rule.exempt:
         return verdict(True, f"{place}: exempt")
     if len(c.operands) > 1 and PRODUCT_OF_TWO in rule.forbid:

@@ -54,7 +54,7 @@ class Energy:
 
 
 def _is_head(c: OperatorCount) -> bool:
-    return c.module.split(".")[0] == "head"
+    return c.part == "head"
 
 
 def _total(parts, images: int, constants: Constants) -> Energy:

@@ -87,6 +87,11 @@ class OperatorCount:
     layer: bool = True
 
     @property
+    def part(self) -> str:
+        """The part of the model that the module belongs to: "head", "blocks", …; models around it are left out."""
+        return next((name for name in self.module.split(".") if name != "model"), "")
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of the dense operation, padding included."""
         return self.tally.macs

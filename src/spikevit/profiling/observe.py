@@ -104,7 +104,7 @@ class StepRates:
         self.model = model
         self.codes: dict[str, Tensor] = {}
         self.fired: dict[str, list[list[int]]] = {}  # of each step: spikes, cells
-        self.at: dict[str, int] = {}
+        self.at: dict[str, int] = {}  # the step that each layer is at; "": how many the first neurons sent
         self.stack = ExitStack()
 
     def __enter__(self) -> StepRates:
@@ -125,11 +125,13 @@ class StepRates:
         if isinstance(neuron, Staircase):
             self.codes[name] = self.codes.get(name, 0) + histogram(sent, neuron.code.levels)
             return
+        if isinstance(neuron, Neuron) and len(sent) > (steps := self.at.setdefault("", len(sent))):
+            sent = sent.unflatten(0, (steps, -1))  # of the batch-axis defect, which lays time through the batch
         first = self.at.get(name, 0)
         self.at[name] = first + len(sent)
-        steps = self.fired.setdefault(name, [])
-        steps += [[0, 0] for _ in range(first + len(sent) - len(steps))]
-        for step, spikes in zip(steps[first:], sent, strict=False):
+        known = self.fired.setdefault(name, [])
+        known += [[0, 0] for _ in range(first + len(sent) - len(known))]
+        for step, spikes in zip(known[first:], sent, strict=False):
             step[0] += int(spikes.count_nonzero())
             step[1] += spikes.numel()
 
@@ -142,6 +144,14 @@ class StepRates:
             found[name] = (pattern @ count.double() / count.sum()).view(code.groups, code.steps).cpu()
         for name, steps in self.fired.items():
             found[name] = torch.tensor([[n / max(1, cells) for n, cells in steps]], dtype=torch.float64)
+        return found
+
+    def means(self) -> dict[str, float]:
+        """By layer: of all cells of all steps that were computed."""
+        found = {name: float(rates.mean()) for name, rates in self.rates().items() if name in self.codes}
+        for name, steps in self.fired.items():
+            fired, cells = map(sum, zip(*steps, strict=True))
+            found[name] = fired / max(1, cells)
         return found
 
 

@@ -14,7 +14,7 @@ from spikevit.models.checkpoint import load_model, write_atomically
 from spikevit.report.look import look
 from spikevit.report.run_files import Run, read_run
 from spikevit.report.sections import SECTIONS, title
-from spikevit.report.sections.base import Shown, asset, render
+from spikevit.report.sections.base import Shown, asset, labels, render
 
 MARK = '<meta name="generator" content="spikevit'
 
@@ -51,7 +51,8 @@ def write_report(
         raise ValueError(f"{out}: a report is written as .html; give it such an ending")
     if out.exists() and MARK not in out.read_text(errors="replace")[:2000]:
         raise ValueError(f"{out} exists already, is no report and is not overwritten; name another with --out")
-    html = page([_shown(run, root, progress, options) for run in found])
+    names = labels([run.name for run in found])
+    html = page([_shown(run, name, root, progress, options) for run, name in zip(found, names, strict=True)])
     write_atomically(out, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return out
 
@@ -79,12 +80,14 @@ def page(runs: list[Shown]) -> str:
     )
 
 
-def _shown(run: Run, root: str | None, progress: Callable[[int, int], None], options: dict[str, Any]) -> Shown:
+def _shown(
+    run: Run, name: str, root: str | None, progress: Callable[[int, int], None], options: dict[str, Any]
+) -> Shown:
     model = load_model(run.checkpoint)
-    if "data" not in run.about:
-        return Shown(run, model, None, f"{run.checkpoint} does not say what data it was trained on: it was not run.")
     try:
-        data = load_data_of(run.about, root=root)
+        has_root = run.about.get("data", {}).get("source", {}).get("root") is not None  # digits have none
+        data = load_data_of(run.about, root=root if has_root else None)
     except (ValueError, OSError, ImportError) as error:
-        return Shown(run, model, None, f"The data set could not be loaded, so that the model was not run: {error}")
-    return Shown(run, model, look(model, data, progress=progress, **options))
+        why = f"The data set could not be loaded, so that the model was not run: {error}"
+        return Shown(run, model, None, why, name)
+    return Shown(run, model, look(model, data, progress=progress, **options), name=name)

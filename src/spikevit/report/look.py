@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from spikevit.adaptive import Halting, add_halting
-from spikevit.attention import MSTokenAttention, QKTokenAttention
+from spikevit.attention import GroupwiseSSA, MSTokenAttention, QKTokenAttention
 from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
 from spikevit.neurons import Staircase
@@ -43,7 +43,8 @@ class Close:
 class Look:
     """What `look` found on the first `total` of `of` images of a split. work: of each image, in the model's unit.
 
-    images: the first ones to show, uint8 (n, C, H, W), `shown` their places. rates: by layer, at each step.
+    images: the first ones to show, uint8 (n, C, H, W), `shown` their places. rates: by layer, at each step; mean_rates:
+    of all cells that were computed.
     """
 
     info: DataInfo
@@ -56,6 +57,7 @@ class Look:
     images: Tensor
     shown: list[int]
     rates: dict[str, list[float]]
+    mean_rates: dict[str, float]
     close: list[Close]
     costs: Report
     checks: list[Check]
@@ -131,6 +133,7 @@ def look(
             images=torch.stack([image for _, image in shown]),
             shown=[at for at, _ in shown],
             rates={name: r.flatten().tolist() for name, r in rates.rates().items()},
+            mean_rates=rates.means(),
             close=[
                 _close(model, as_input(shown[i][1][None], model, data.info), i)
                 for i in list(dict.fromkeys(chosen))[:CLOSE]
@@ -167,11 +170,15 @@ def _maps(model: Any, fired: dict[str, Tensor], aspect: float):
     """Share of (step, channel or head) cells at each token in which the neurons of a mixer fire, by block."""
     for name, spikes in fired.items():
         place, _, last = name.rpartition(".")
-        tokens = spikes.shape[2:-1]
-        if last != "attn_lif" or tokens.numel() < 2:  # those of SDSA belong to all tokens
+        if last != "attn_lif":
             continue
-        grid = spikes.ne(0).float().mean((0, 1, -1))
-        if len(tokens) == 1:
-            grid = grid.unflatten(0, (round((len(grid) * aspect) ** 0.5), -1))
-        mask = isinstance(model.get_submodule(place), (QKTokenAttention, MSTokenAttention))
+        mixer = model.get_submodule(place)
+        if isinstance(mixer, GroupwiseSSA):  # (T, 1, H', W', C)
+            grid = spikes.ne(0).float().mean((0, 1, 4))
+        elif spikes.shape[2] > 1:  # (T, 1, N, …); neurons of SDSA belong to all tokens
+            tokens = spikes.ne(0).float().transpose(0, 2).flatten(1).mean(1)
+            grid = tokens.unflatten(0, (round((len(tokens) * aspect) ** 0.5), -1))
+        else:
+            continue
+        mask = type(mixer) in (QKTokenAttention, MSTokenAttention)
         yield f"{place.removesuffix('.attn')}, {'token mask' if mask else 'attention'}", grid.cpu()

@@ -101,7 +101,8 @@ def picture(image: Tensor, over: Tensor | None = None, most: float = 1.0) -> Mar
     from matplotlib import colormaps
     from PIL import Image
 
-    pixels = image.movedim(0, -1).squeeze(-1).numpy()
+    seen = image if len(image) == 3 else image[:1]  # grey, or the first of other channels
+    pixels = seen.movedim(0, -1).squeeze(-1).numpy()
     shown = Image.fromarray(pixels)
     if over is not None:
         colours = colormaps["viridis"](over.float().numpy() / (most or 1.0))[..., :3]

@@ -26,7 +26,6 @@ class Run:
     """
 
     name: str
-    directory: Path
     checkpoint: Path
     about: dict[str, Any]
     recipe: str
@@ -49,7 +48,7 @@ class Run:
         about = self.about.get("data", {})
         size = " × ".join(map(str, about.get("image_size", ())))
         classes = about.get("classes", ())
-        named = f" ({', '.join(classes[:3])}, …)" if classes else ""
+        named = f" ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})" if classes else ""
         return f"{self.data}, {len(classes)} classes{named}, {size} pixels" if about else "unknown data"
 
 
@@ -94,13 +93,14 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
             "This network was not converted. A network of staircases is turned into spikes, with a certificate, by "
             "spikevit convert; others are trained as spikes from the start."
         )
-    if spiking is not None:
-        checkpoint, about = spiking, about | read_about(spiking)
     recipe = (directory / "recipe.yaml").read_text() if whole else about.get("recipe", "")
-    inside = sorted(p.parent for p in directory.glob("*/results.json")) if whole else []
+    inside: list[Path] = []
+    if spiking is not None:  # it may come from a run inside: its epoch and recipe are not those of this one
+        checkpoint, about = spiking, {"data": about.get("data", {})} | read_about(spiking)
+        recipe = about.get("recipe", recipe)
+        inside = sorted(p.parent for p in directory.glob("*/recipe.yaml") if (p.parent / "results.json").is_file())
     return Run(
         name=name,
-        directory=directory,
         checkpoint=checkpoint,
         about=about,
         recipe=recipe,
@@ -115,13 +115,22 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
 
 
 def _conversion(directory: Path, checkpoint: Path | None) -> tuple[Certificate | None, Path | None]:
-    """The newest certificate in the directory, or the newest of this checkpoint, and its spiking model."""
-    found = sorted(directory.glob("*certificate.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
-        certificate = load_certificate(path)
-        spiking = directory / Path(certificate.files.get("spiking", path)).name
-        of = (spiking.resolve(), Path(certificate.files.get("reference", path)).resolve())
-        if spiking.suffix == ".safetensors" and spiking.is_file() and (not checkpoint or checkpoint.resolve() in of):
+    """The newest certificate in the directory, or the newest of this checkpoint, and its spiking model beside it."""
+    for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            certificate = load_certificate(path)
+        except ValueError:
+            if path.name.endswith("certificate.json"):
+                raise
+            continue  # another file of JSON
+        spiking = directory / Path(certificate.files.get("spiking", "")).name
+        reference = Path(certificate.files.get("reference", "")).parts[-2:]  # it may have moved with its directory
+        fits = (
+            checkpoint is None
+            or checkpoint.name == spiking.name
+            or checkpoint.resolve().parts[-len(reference) :] == reference
+        )
+        if spiking.suffix == ".safetensors" and spiking.is_file() and fits:
             return certificate, spiking
     return None, None
 

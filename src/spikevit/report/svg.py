@@ -61,7 +61,7 @@ def _svg(figure: Any) -> str:
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    natural = f'style="max-width: {1.45 * 72 * figure.get_figwidth():.0f}px" '
+    natural = f'style="--natural: {1.45 * 72 * figure.get_figwidth():.0f}px" '
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', natural, svg, count=1)
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, variable)
@@ -69,6 +69,11 @@ def _svg(figure: Any) -> str:
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}", svg)
     return re.sub(r">\s+<", "><", svg).strip()
+
+
+def _label(name: str) -> str:
+    """For a legend, which would leave out names that begin with an underscore."""
+    return f"\u200b{name}"
 
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
@@ -79,8 +84,7 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
         figure, axis = _figure(3.7, 2.1)
         for i, (name, (xs, ys)) in enumerate(series.items()):
             style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
-            label = name if len(xs) else None
-            axis.plot(xs, ys, style, label=label, marker="o" if len(xs) < 3 else None)
+            axis.plot(xs, ys, style, label=_label(name) if len(xs) else None, marker="o" if len(xs) < 3 else None)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.xaxis.get_major_locator().set_params(integer=all(v == int(v) for xs, _ in series.values() for v in xs))
@@ -111,7 +115,7 @@ def bars(
             values = [row.get(name, nan) for row in rows.values()]
             errors = [spread.get(row, 0.0) for row in rows] if spread else None
             style: Any = {"ecolor": INK, "lw": 0.8}
-            drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=name, error_kw=style)
+            drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=_label(name), error_kw=style)
             axis.bar_label(drawn, ["" if isnan(v) else f"{v:.3g}" for v in values], padding=6, fontsize=8)
         if marks:
             axis.plot(list(marks.values()), range(len(rows)), "|", color=SERIES[1], markersize=10, markeredgewidth=2)
@@ -125,12 +129,12 @@ def bars(
         return _svg(figure)
 
 
-def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = None) -> str:
+def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
     """A cell for each value of each row, the stronger its colour the larger the value, which it also says."""
     import matplotlib as mpl
 
     columns = max(len(values) for values in rows.values())
-    most = top or max((v for values in rows.values() for v in values), default=0) or 1
+    most = max((v for values in rows.values() for v in values), default=0) or 1
     with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure, axis = _figure(min(0.42 * columns, 6.0), 0.2 * len(rows), rows)
         for i, values in enumerate(rows.values()):
@@ -145,10 +149,11 @@ def heat(rows: Mapping[str, Sequence[float]], x: str, *, top: float | None = Non
                         linewidth=0,
                     )
                 )
-                axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
+                if columns <= 16:
+                    axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
         axis.set_xlim(0.5, columns + 0.5)
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xticks(range(1, columns + 1))
+        axis.set_xticks(range(1, columns + 1, 1 + columns // 24))
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
         axis.tick_params(length=0)
         axis.set_xlabel(x)
@@ -173,7 +178,7 @@ def raster(spikes: Mapping[str, Tensor]) -> str:
             axis.axvline(end + 0.5, color=GRID, linewidth=1)
         axis.set_xlim(0.5, columns + 0.5)
         axis.set_ylim(len(spikes) - 0.5, -0.5)
-        axis.set_xticks(range(1, columns + 1))
+        axis.set_xticks(range(1, columns + 1, 1 + columns // 24))
         axis.set_yticks(range(len(spikes)), spikes, fontsize=8)
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("time step")
@@ -200,7 +205,7 @@ def points(places: Mapping[str, tuple[float, float]], x: str, y: str) -> str:
     with mpl.rc_context(STYLE):
         figure, axis = _figure(3.7, 2.3)
         for name, (px, py) in places.items():
-            axis.plot([px], [py], "o", markersize=7, label=name)
+            axis.plot([px], [py], "o", markersize=7, label=_label(name) if px == px else None)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.margins(0.2)

@@ -16,8 +16,8 @@ class RunFiles(pl.Callback):
     """At the end of every epoch: a row of metrics.csv, last.safetensors, best.safetensors, and resume.ckpt.
 
     best is by validation accuracy, and by validation loss among equals; with a target besides accuracy, among the
-    epochs that met it. resume.ckpt holds what exact continuation
-    needs besides: optimiser, schedule, raw and averaged weights, loops.
+    epochs that met it. resume.ckpt holds what exact continuation needs besides: optimiser, schedule, raw and averaged
+    weights, loops.
     """
 
     def __init__(self, directory: Path, about: dict[str, Any]):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -20,30 +21,48 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Shown:
-    """A run with its model, and what was seen of it; `look` is None where it could not be run, for the reason `why`."""
+    """A run with its model, and what was seen of it; `look` is None where it could not be run, for the reason `why`.
+
+    name: what it is called on the page.
+    """
 
     run: Run
     model: SpikingModel
     look: Look | None
     why: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of the run, as it was given."""
-        return self.run.name
+    name: str = ""
 
     @property
     def steps(self) -> DynamicTimeSteps | None:
         """Its allocated time steps."""
         return next((m for m in self.model.modules() if isinstance(m, DynamicTimeSteps)), None)
 
-    @cached_property
+    @property
+    def results(self) -> dict[str, Any]:
+        """Of results.json, where they are of the model that is shown, and not of what it was converted from."""
+        return self.run.results if self.run.certificate is None else {}
+
+    @property
     def score(self) -> tuple[int, int, str] | None:
-        """Right, total, split: of results.json, where it is of this model; else of what was looked at."""
-        results, converted = self.run.results, self.run.certificate is not None
-        if results and not converted:
-            return results["right"], results["total"], results["split"]
-        return (self.look.right, self.look.total, self.look.split) if self.look else None
+        """Right, total, which images: of results.json, or else of those looked at."""
+        if results := self.results:
+            return results["right"], results["total"], _images_of(results["split"])
+        if look := self.look:
+            few = f"first {look.total:,} of {look.of:,} " if look.total < look.of else ""
+            return look.right, look.total, few + _images_of(look.split)
+        return None
+
+
+def _images_of(split: str) -> str:
+    return "validation images; the data set has no test images" if split == "val" else f"{split} images"
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Names that fit a chart: the last parts of paths, as many as tell them apart, numbered where they are the same."""
+    parts = [Path(name).parts for name in names]
+    depth = next((n for n in range(1, 9) if len({p[-n:] for p in parts}) == len({*parts})), 9)
+    short = ["/".join(p[-depth:]) for p in parts]
+    return [f"{name} ({short[:i].count(name) + 1})" if name in short[:i] else name for i, name in enumerate(short)]
 
 
 def render(template: str, **values: Any) -> Markup:

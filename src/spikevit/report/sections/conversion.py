@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from spikevit.neurons import ExpGIF
 from spikevit.report import svg
 from spikevit.report.pieces import Cell, Chart, chart, number, table
 from spikevit.report.sections.base import Shown, render
@@ -20,7 +21,10 @@ def conversion(runs: list[Shown]) -> Markup:
 def _converted(shown: Shown, place: int) -> dict[str, Any]:
     c = shown.run.certificate
     if c is None:
-        return {"name": shown.name, "missing": [shown.run.missing["conversion"]], "verdict": ""}
+        why = shown.run.missing["conversion"]
+        if any(isinstance(m, ExpGIF) for m in shown.model.modules()):
+            why = "This network was converted; its certificate is not beside it."
+        return {"name": shown.name, "missing": [why], "verdict": ""}
     rows, spikes, codes = [], {}, {}
     for layer in c.layers:
         steps, groups = layer.code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -23,7 +23,7 @@ def cost(runs: list[Shown]) -> Markup:
         "cost.html",
         missing=missing,
         many=len(runs) > 1,
-        bars=_bars([shown for shown, _, _ in seen]) if seen else [],
+        bars=_bars(runs) if seen else [],
         runs=[
             {
                 "name": shown.name,
@@ -46,13 +46,16 @@ def _bars(runs: list[Shown]) -> list[Chart]:
     found: dict[str, dict[str, float]] = {}
     spread: dict[str, float] = {}
     for shown in runs:
-        assert shown.look is not None
+        if shown.look is None:
+            continue
         costs, column = shown.look.costs, "energy" if len(runs) == 1 else shown.name
         for name, c in costs.costs.items():
             found.setdefault(name, {})[column] = c.energy.mj * scale
             spread[name] = (c.spread or 0.0) * scale
         for name, e in costs.baselines.items():
             found.setdefault(name, {})[column] = e.mj * scale
+    columns = ["energy"] if len(runs) == 1 else [shown.name for shown in runs]
+    found = {name: {column: values.get(column, nan) for column in columns} for name, values in found.items()}
     rows = [{"convention": name, **values} for name, values in found.items()]
     label = f"Energy of an image by convention, {unit} — {NOTE}"
     said = "; ".join(f"{name} {', '.join(f'{v:.3g}' for v in values.values())}" for name, values in found.items())
@@ -61,12 +64,13 @@ def _bars(runs: list[Shown]) -> list[Chart]:
     if len(runs) > 1:
         places = {
             shown.name: (shown.look.costs.costs["exact"].energy.mj * scale, 100 * shown.score[0] / shown.score[1])
-            for shown in runs
             if shown.look and shown.score
+            else (nan, nan)
+            for shown in runs
         }
         axes = (f"{unit} an image, exact ({NOTE})", "accuracy, %")
         label = "Accuracy against energy"
-        said = "; ".join(f"{name}: {y:.2f} % at {x:.3g} {unit}" for name, (x, y) in places.items())
+        said = "; ".join(f"{name}: {y:.2f} % at {x:.3g} {unit}" for name, (x, y) in places.items() if x == x)
         rows = [{"run": name, "energy": x, "accuracy": y} for name, (x, y) in places.items()]
         charts.append(chart("accuracy-energy", svg.points(places, *axes), f"{label}: {said}", label, rows=rows))
     return charts
@@ -99,11 +103,12 @@ def _layers(look: Look, shown: Shown, place: int) -> Table:
                 layer["operator"],
                 " × ".join(o["class"] for o in operands) or NONE,
                 Cell(" × ".join(f"{o['rate']:.0%}" for o in operands) or NONE, rate),
-                *(number(layer[key] / 1e6) for key in ("dense", "macs", "acs")),
-                *(number(layer[key] * scale) for key in ("exact_mj", "paper_mj")),
+                *(number(layer[key] / 1e6, ".3g") for key in ("dense", "macs", "acs")),
+                *(number(layer[key] * scale, ".3g") for key in ("exact_mj", "paper_mj")),
             ]
         )
-    heads = ("module", "operator", "operands", "non-zero", "M dense", "M MAC", "M AC", f"{unit} exact", f"{unit} paper")
+    energies = (f"{unit} exact", f"{unit} paper, stem once")
+    heads = ("module", "operator", "operands", "non-zero", "M dense", "M MAC", "M AC", *energies)
     caption = f"Every product, of one image; energies: {NOTE}"
     return table(f"layers-{place}", caption, heads, rows, sortable=True)
 

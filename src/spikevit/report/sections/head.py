@@ -59,11 +59,10 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
 
     look, model = shown.look, shown.model
     if shown.score:
-        right, total, split = shown.score
+        right, total, which = shown.score
         low, high = wilson(right, total)
-        images = f"{right:,} of {total:,} {'validation' if split == 'val' else split} images"
-        no_test = "; the data set has no test images" if split == "val" else ""
-        yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {images}{no_test}")
+        of = which if which.startswith("first") else f"{total:,} {which}"
+        yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {right:,} of {of}")
     else:
         yield fact("Accuracy", NONE, "not tested")
     yield fact("Time steps", *_time(shown))
@@ -73,12 +72,13 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
         scale, unit = unit_of([shown])
         about = f"exact convention, an image; {exact.mj / ann.mj:.2f} × the same network as an ANN; {NOTE}"
         yield fact("Energy", f"{exact.mj * scale:.3g} {unit}", about)
-        rates = [fmean(rates) for rates in look.rates.values()]
+        rates = look.mean_rates.values()
         yield fact("Firing rate", f"{fmean(rates):.1%}", f"per neuron and step, mean over {len(rates)} layers")
     if shown.run.epochs:
         seconds = sum(row.get("seconds", 0.0) for row in shown.run.epochs)
         best = shown.run.about.get("epoch")
-        about = f"{seconds / 60:.1f} minutes" + (f"; shown is epoch {best}" if best else "")
+        about = f"{seconds / 60:.1f} minutes"
+        about += f"; shown is epoch {best}" if best else "; then converted" if shown.run.certificate else ""
         yield fact("Training", f"{len(shown.run.epochs)} epochs", about)
 
 
@@ -93,10 +93,13 @@ def _time(shown: Shown) -> tuple[str, str]:
     if not model.time_axis:
         return "none", "staircases, not yet converted into spikes"
     outer = next((m for m in model.modules() if isinstance(m, (Halting, EarlyExit))), None)
-    if outer is not None and look:
+    if outer is not None:
         unit = "cells (block and step) a token" if isinstance(outer, Halting) else "time steps"
         most = f"of {model.most_work} {unit}, mean over images"
-        return f"{float(look.work.mean()):.2f}", f"{most}; {float(look.work.min()):.3g} to {float(look.work.max()):.3g}"
+        mean = shown.results.get("work", float(look.work.mean()) if look else None)
+        least, largest = (float(look.work.min()), float(look.work.max())) if look else (0.0, 0.0)
+        spread = f"; {least:.3g} to {largest:.3g}" if look else ""
+        return (NONE if mean is None else f"{mean:.2f}"), most + spread
     if shown.steps is not None:
         return f"{shown.steps.mean_steps:.2f}", f"{total}, mean over layers of neurons"
     return f"{model.config.time_steps}", "all layers, all images"
@@ -127,12 +130,14 @@ def _versions(run: Run) -> dict[str, str]:
     return {"seed": NONE if seed is None else str(seed)} | run.results.get("versions", {})
 
 
-def _energies(runs: list[Shown]) -> Table:
+def _energies(runs: list[Shown]) -> Table | None:
     """Every convention and baseline in a row: of one run operations and spread, of several an energy of each."""
     (scale, unit), (first, *others) = unit_of(runs), [shown.look for shown in runs]
     caption = f"Energy of an image by convention, {unit} — {NOTE}"
-    if others or first is None:
+    if others:
         return _compared(runs, scale, unit, caption)
+    if first is None:
+        return None
     rows, ann = [], first.costs.baselines["ANN"].mj
 
     def row(name: str, e: Energy, spread: float | None) -> list[Any]:
@@ -159,14 +164,16 @@ def _compared(runs: list[Shown], scale: float, unit: str, caption: str) -> Table
     return table("energy", caption, ("convention", *(f"{unit}, {shown.name}" for shown in runs)), rows)
 
 
-def _differences(runs: list[Shown]) -> Table:
+def _differences(runs: list[Shown]) -> Table | None:
     """What differs between recipes."""
     flat = [dict(_leaves(shown.run.settings)) for shown in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     rows = [
         [key, *(str(one.get(key, NONE)) for one in flat)] for key in keys if len({str(o.get(key)) for o in flat}) > 1
     ]
-    return table("recipes", "Where the recipes differ", ("key", *(shown.name for shown in runs)), rows)
+    return (
+        table("recipes", "Where the recipes differ", ("key", *(shown.name for shown in runs)), rows) if rows else None
+    )
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:

@@ -79,7 +79,7 @@ def _exits(shown: Shown, place: int) -> Chart | None:
     )
 
 
-def _confusion(look: Look, place: int) -> Table:
+def _confusion(look: Look, place: int) -> Table | None:
     """Rows are what an image is, columns what it was taken for; of many classes the pairs that were mixed up most."""
     counts, classes = look.confusion(), look.info.classes
     if len(classes) <= 20:
@@ -92,6 +92,8 @@ def _confusion(look: Look, place: int) -> Table:
     off = counts - counts.diag().diag()
     best = off.flatten().argsort(descending=True)[:30].tolist()
     pairs = [(i // len(classes), i % len(classes)) for i in best if off.flatten()[i]]
+    if not pairs:
+        return None
     rows = [[classes[i], classes[j], int(off[i, j]), int(counts[i].sum())] for i, j in pairs]
     heads = ("is", "taken for", "images", "of")
     return table(f"confusion-{place}", "The classes that were mixed up most", heads, rows, sortable=True)
@@ -100,7 +102,7 @@ def _confusion(look: Look, place: int) -> Table:
 def _rates(look: Look, place: int) -> Chart:
     names = {short(name): rates for name, rates in look.rates.items()}
     rows = [{"layer": name, "step": t, "rate": r} for name, rates in names.items() for t, r in enumerate(rates, 1)]
-    mean = fmean(fmean(rates) for rates in names.values())
+    mean = fmean(look.mean_rates.values())
     label = "Share of neurons that fire, by layer and time step"
     return chart(
         f"rates-{place}", svg.heat(names, "time step"), f"{label}; mean {mean:.1%}", label, rows=rows, wide=True
