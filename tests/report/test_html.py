@@ -14,13 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from spikevit import load_model, profile, save_model
+from spikevit import count, create_model, load_model, profile, save_model
 from spikevit.cli.main import main
 from spikevit.data import load_data, normalise
 from spikevit.models.checkpoint import read_about
+from spikevit.profiling.calibrate import calibrate
+from spikevit.profiling.check import check, load_rule
 from spikevit.report import svg
 from spikevit.report.html import write_report
-from spikevit.report.sections.base import wilson
+from spikevit.report.look import look
+from spikevit.report.sections.base import labels, wilson
 
 TITLES = ["Overview", "Curves", "What it sees", "What it costs", "Conversion"]
 SHORT = ["schedule.epochs=2", "schedule.warmup_epochs=0", "data.batch_size=256", "optimizer.lr=0.01"]
@@ -296,6 +299,7 @@ def test_data_that_is_gone(folder_run, show, tmp_path):
         page = show(write_report([folder_run], tmp_path / "gone.html"))
         assert "could not be loaded" in page.locator("#images").inner_text()
         assert "could not be loaded" in page.locator("#cost").inner_text()
+        assert page.locator("#energy").count() == 0, "no empty table"
         assert page.locator("#curves .chart").count() >= 3
         page = show(write_report([folder_run], tmp_path / "found.html", root=str(moved)))
         assert page.locator("#layers-0").count() == 1
@@ -332,6 +336,65 @@ def test_checkpoint_by_itself(runs, show, tmp_path):
     save_model(load_model(tmp_path / "mine.safetensors"), tmp_path / "bare.safetensors", **about)
     page = show(write_report([tmp_path / "bare.safetensors"]))
     assert "does not say what data" in page.locator("#images").inner_text()
+
+
+def test_conversions_are_found(runs, show, tmp_path, monkeypatch):
+    """Under any name, and where the run has moved; what is shown is the network of spikes, with no epoch of another."""
+    here = tmp_path / "moved"
+    shutil.copytree(runs / "ge2mst", here)
+    monkeypatch.chdir(here)
+    (here / "best-certificate.json").rename(here / "proof.json")
+    for path in (here, here / "best.safetensors", here / "best-spiking.safetensors"):
+        page = show(write_report([path], tmp_path / "report.html"))
+        assert "codes differ on 40 images" in page.locator(".verdict").inner_text()
+        assert "shown is epoch" not in page.locator(".facts").inner_text()
+    shutil.copy(runs / "stas" / "best.safetensors", here / "best.safetensors")  # another model of that name
+    page = show(write_report([here / "best.safetensors"], tmp_path / "report.html"))
+    assert "was not converted" in page.locator("#conversion").inner_text()
+    page = show(write_report([here / "last.safetensors"], tmp_path / "report.html"))
+    assert "was not converted" in page.locator("#conversion").inner_text()
+    (here / "proof.json").unlink()
+    page = show(write_report([here / "best-spiking.safetensors"], tmp_path / "report.html"))
+    assert "its certificate is not beside it" in page.locator("#conversion").inner_text()
+
+
+def test_folders_of_others_inside_a_run(runs, tmp_path):
+    here = copy(runs, tmp_path / "run", "recipe.yaml", "best.safetensors", "results.json", "metrics.csv")
+    (here / "analysis").mkdir()
+    (here / "analysis" / "results.json").write_text("{}")
+    assert write_report([here]).exists()
+
+
+def test_runs_have_short_names():
+    assert labels(["runs/a", "runs/b"]) == ["a", "b"]
+    assert labels(["x/runs/a", "y/runs/a"]) == ["x/runs/a", "y/runs/a"]
+    assert labels(["runs/a", "runs/a"]) == ["a", "a (2)"]
+
+
+def test_heads_of_adapted_models_are_exempt(runs):
+    """As those of plain ones, by the check and by the convention `paper`."""
+    model = load_model(runs / "exit" / "final.safetensors")
+    counts = count(model, torch.randn(2, 1, 16, 16))
+    (head,) = (c for c in counts.operators if c.module == "model.head")
+    assert head.part == "head"
+    verdicts = {v.module: v for v in check(counts, load_rule("asynchronous")).verdicts}
+    assert verdicts["model.head"].reason == "head: exempt"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mixers": ("ms_channel", "ms_channel", "ssa")}, {}, {"legacy_batch_leak": True}],
+    ids=["channels", "tokens", "leak"],
+)
+def test_maps_are_of_tokens(changes):
+    """Of each mixer one value a token; the batch-axis defect does not make steps of images."""
+    model = create_model("msvit_tiny", in_channels=1, image_size=16, num_classes=10, time_steps=2, **changes)
+    data = load_data("digits", image_size=16)
+    calibrate(model, normalise(data.train.images[:32], data.info))
+    found = look(model, data, images=20, count_images=4)
+    assert {tuple(grid.shape) for grid in found.close[0].maps.values()} == {(16, 16), (8, 8), (4, 4)}
+    assert {len(rates) for rates in found.rates.values()} == {2}
+    assert found.mean_rates.keys() == found.rates.keys()
 
 
 def test_bad_runs(runs, tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from spikevit.conversion.certificate import Certificate, load_certificate
-from spikevit.models.checkpoint import read_about
+from spikevit.conversion.certificate import Certificate, fingerprint, load_certificate
+from spikevit.models.checkpoint import load_model, read_about
 from spikevit.training.rows import read_rows
 
 FINAL = ("final.safetensors", "best.safetensors", "last.safetensors")  # the first there is, is the model of a run
@@ -123,14 +123,13 @@ def _conversion(directory: Path, checkpoint: Path | None) -> tuple[Certificate |
             if path.name.endswith("certificate.json"):
                 raise
             continue  # another file of JSON
-        spiking = directory / Path(certificate.files.get("spiking", "")).name
-        reference = Path(certificate.files.get("reference", "")).parts[-2:]  # it may have moved with its directory
-        fits = (
-            checkpoint is None
-            or checkpoint.name == spiking.name
-            or checkpoint.resolve().parts[-len(reference) :] == reference
-        )
-        if spiking.suffix == ".safetensors" and spiking.is_file() and fits:
+        reference, spiking = (directory / Path(certificate.files.get(key, "")).name for key in ("reference", "spiking"))
+        if spiking.suffix != ".safetensors" or not spiking.is_file():
+            continue
+        if checkpoint is None or checkpoint.name == spiking.name:
+            return certificate, spiking
+        same_name = checkpoint.name == reference.name  # as that of a run inside may have
+        if same_name and fingerprint(load_model(checkpoint), load_model(spiking)) == certificate.model:
             return certificate, spiking
     return None, None
 
