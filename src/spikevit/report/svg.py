@@ -48,7 +48,7 @@ def _figure(width: float, height: float, names: Iterable[str] = ()) -> tuple[Any
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    left = 0.62 if not names else 0.1 + 0.075 * max(map(len, names))
+    left = 0.74 if not names else 0.1 + 0.075 * max(map(len, names))
     figure = Figure(figsize=(left + width + 0.1, height + 0.6))
     FigureCanvasSVG(figure)
     full, tall = figure.get_size_inches()
