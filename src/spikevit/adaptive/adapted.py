@@ -12,6 +12,13 @@ from spikevit.models import ModelConfig, SpikingModel
 from spikevit.neurons import Stream
 
 
+def own_name(module: str) -> str:
+    """A module's name in its own model, without those of the models around it."""
+    while module.startswith("model."):
+        module = module.removeprefix("model.")
+    return module
+
+
 class Adapted(SpikingModel):
     """A model that runs as `method` has it. Its config, name and traits are those of the model inside.
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from spikevit.cli.source import check_numbers, progress
+
 MAPS = 18  # images that --maps shows
 
 EXAMPLE = """examples:
@@ -36,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from spikevit.adaptive import DynamicTimeSteps, Halting
     from spikevit.data.load import load_data_of
@@ -53,12 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.maps and not isinstance(model, Halting):
         raise ValueError(f"--maps {args.maps}: tokens of {model.name} do not halt; it is for models with halting")
     found = None
-    with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
-        task = bar.add_task("testing")
-        options: dict[str, Any] = {
-            "batch_size": args.batch_size,
-            "progress": lambda done, total: bar.update(task, completed=done, total=total),
-        }
+    with progress("testing") as told:
+        options: dict[str, Any] = {"batch_size": args.batch_size, "progress": told}
         if args.curve or args.plot:
             found = curve(model, data.split(args.split), data.info, count_images=args.count_images, **options)
             score = found.chosen.score
@@ -110,8 +107,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuses files that cannot be written, before any work is done."""
     from spikevit.report.figure import check_path
 
-    if args.count_images < 1:
-        raise ValueError(f"--count-images {args.count_images} must be at least 1")
+    check_numbers(args, "count_images")
     if args.curve and Path(args.curve).suffix != ".csv":
         raise ValueError(f"{args.curve}: a curve is written as .csv; give it such an ending")
     for path in (args.plot, args.maps):

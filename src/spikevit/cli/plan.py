@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     found = plan(model, _images(args, data, model), **limits, objective=args.objective)
     found = found.check(model, _images(args, data, model))
     planned = found.apply(model)
-    split = "test" if data.test is not None else "val"
+    split = data.tested
     scores = [evaluate(m, data.split(split), data.info, batch_size=args.batch_size) for m in (model, planned)]
     if args.out:
         save_model(planned, args.out, **{key: about[key] for key in ("data", "recipe") if key in about})

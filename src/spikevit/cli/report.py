@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from spikevit.cli.source import check_numbers, progress
+
 EXAMPLE = """examples:
   spikevit report runs/digits-1
   spikevit report runs/digits-1 runs/digits_stas-1 runs/digits_exit-1 --out comparison.html
@@ -24,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report and says where it is."""
-    for name in ("images", "count_images"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+    check_numbers(args, "images", "count_images")
     options = {"images": args.images, "count_images": args.count_images, "constants": args.constants}
     show(write(args.runs, args.out, root=args.root, **options))
     return 0
@@ -34,14 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
 def write(runs: list[str], out: str | None = None, **options: Any) -> Path:
     """Writes the report, with progress on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from spikevit.report.html import write_report
 
-    with Progress(transient=True, console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
-        task = bar.add_task("looking")
-        told = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+    with progress("looking") as told:
         return write_report(runs, out, progress=told, **options)
 
 

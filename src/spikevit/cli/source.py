@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,18 @@ class Source:
             yield self.get(start, min(start + self.batch_size, self.images))
 
 
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; gives what is to be called with the number done and the number in all."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int) -> None:
     """Arguments that say which model and which images."""
     parser.add_argument("model", metavar="MODEL|CHECKPOINT", help="a name of `spikevit models`, or a .safetensors file")
@@ -43,9 +56,9 @@ def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int)
     parser.add_argument("--batch-size", type=int, default=batch_size, help=f"default: {batch_size}")
 
 
-def check_numbers(args: argparse.Namespace) -> None:
-    """Refuses numbers of images below 1."""
-    for name in ("images", "batch_size"):
+def check_numbers(args: argparse.Namespace, *names: str) -> None:
+    """Refuses numbers of images below 1: `names`, or those of `add_source`."""
+    for name in names or ("images", "batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
@@ -104,7 +117,7 @@ def _of_data(args: argparse.Namespace, model: Any, fresh: str) -> Source:
 def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> Source:
     from spikevit.data import normalise
 
-    split = "test" if data.test is not None else "val"
+    split = data.tested
     dataset = data.split(split)
     images = len(dataset) if args.images is None else min(args.images, len(dataset))
 

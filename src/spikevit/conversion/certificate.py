@@ -37,10 +37,15 @@ class LayerRecord:
     spikes: float
 
     @property
+    def codes(self) -> int:
+        """How many there are, G·(2^n − 1) + 1."""
+        steps, groups = self.code
+        return groups * (2**steps - 1) + 1
+
+    @property
     def flagged(self) -> bool:
         """Whether too few codes occur for equality to mean something (of a layer that has so many)."""
-        steps, groups = self.code
-        return self.distinct < min(FEW, groups * (2**steps - 1) + 1)
+        return self.distinct < min(FEW, self.codes)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Certificate:
     accumulators: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def compared(self) -> int:
+        """Codes that were compared, of all layers."""
+        return sum(layer.compared for layer in self.layers)
 
     @property
     def differing(self) -> int:

@@ -98,6 +98,11 @@ class Data:
     val: Dataset
     test: Dataset | None = None
 
+    @property
+    def tested(self) -> str:
+        """The split that accuracy is taken on: "test", or "val" where there are no test images."""
+        return "test" if self.test is not None else "val"
+
     def split(self, name: str) -> Dataset:
         """The part called "train", "val" or "test"; a ValueError where there is none, or no image in it."""
         parts = {"train": self.train, "val": self.val, "test": self.test}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spikevit.adaptive.adapted import own_name
 from spikevit.models import SpikingModel
 from spikevit.neurons import SomeSteps, SpikeTrain, Staircase
 from spikevit.profiling.observe import FIRING, fired
@@ -89,7 +90,7 @@ class OperatorCount:
     @property
     def part(self) -> str:
         """The part of the model that the module belongs to: "head", "blocks", …; models around it are left out."""
-        return next((name for name in self.module.split(".") if name != "model"), "")
+        return own_name(self.module).split(".")[0]
 
     @property
     def macs(self) -> int:

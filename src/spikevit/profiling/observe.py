@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,27 +69,6 @@ def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return spikes
 
 
-def firing_rates(model: nn.Module, batches) -> dict[str, float]:
-    """Share of (step, neuron) cells that fired, by module name, over all batches of images; keeps only counts."""
-    total: dict[str, list[int]] = {}
-
-    def hook(name: str):
-        def count(module, _args, out) -> None:
-            total.setdefault(name, [0, 0])
-            for i, n in enumerate(fired(module, out)):
-                total[name][i] += n
-
-        return count
-
-    with torch.no_grad(), ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, FIRING):
-                stack.callback(module.register_forward_hook(hook(name)).remove)
-        for images in batches:
-            model(images)
-    return {name: n / cells for name, (n, cells) in total.items()}
-
-
 class StepRates:
     """Firing rates of every layer at each of its steps, over any number of batches; keeps only counts.
 
@@ -108,9 +86,7 @@ class StepRates:
         self.stack = ExitStack()
 
     def __enter__(self) -> StepRates:
-        for name, module in self.model.named_modules():
-            if isinstance(module, FIRING):
-                self.stack.callback(module.register_forward_hook(partial(self._count, name)).remove)
+        self.stack.enter_context(observe(self.model, self._count))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,8 +96,8 @@ class StepRates:
         """Another batch begins."""
         self.at = {}
 
-    def _count(self, name: str, neuron: Any, _args: Any, out: Any) -> None:
-        sent = seen(neuron, out)
+    def _count(self, name: str, sent: Tensor) -> None:
+        neuron: Any = self.model.get_submodule(name)
         if isinstance(neuron, Staircase):
             self.codes[name] = self.codes.get(name, 0) + histogram(sent, neuron.code.levels)
             return
@@ -155,11 +131,20 @@ class StepRates:
         return found
 
 
-@torch.no_grad()
+def firing_rates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Share of (step, neuron) cells that fired, by module name, over all batches of images; keeps only counts."""
+    return _counted(model, batches).means()
+
+
 def step_rates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """Share of neurons that fired at each step, (groups, steps) by module name: see `StepRates`."""
+    return _counted(model, batches).rates()
+
+
+@torch.no_grad()
+def _counted(model: nn.Module, batches: Iterable[Tensor]) -> StepRates:
     with StepRates(model) as counted:
         for images in batches:
             counted.new_batch()
             model(images)
-    return counted.rates()
+    return counted

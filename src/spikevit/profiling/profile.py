@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan, sqrt
@@ -27,6 +28,11 @@ from spikevit.profiling.count import SHIFT, Counts, count, count_shapes
 from spikevit.profiling.metrics import metrics
 
 NOTE = "model, not measurement"
+
+
+def energy_unit(energies: Iterable[float]) -> tuple[float, str]:
+    """A unit in which energies in mJ read well: µJ where all are below 0.1 mJ, and how many of it are a mJ."""
+    return (1e3, "µJ") if all(mj < 0.1 for mj in energies) else (1.0, "mJ")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,21 @@ class Report:
                 row |= {"shifts": shifts, "exact_mj": energy, "paper_mj": 0.0}
                 rows.append({"module": other.module, "operator": SHIFT, "operands": [], **row})
         return rows
+
+    def others(self) -> dict[str, float]:
+        """Entries an image of operators that are no product, by operator, the most first."""
+        kinds = Counter[str]()
+        for other in self.counts.elementwise:
+            kinds[other.operator] += other.elements
+        return {name: n / self.counts.images for name, n in kinds.most_common()}
+
+    def pays(self) -> list[str]:
+        """Where spikes cost less than each baseline, in words: ["the ANN at any rate", …]."""
+        return [
+            f"the {name} at {'any rate' if rate >= 1 else 'no rate' if rate <= 0 else f'rates below {rate:.0%}'}"
+            for name, rate in self.break_even.items()
+            if not isnan(rate)  # there is a product behind the first convolution
+        ] or ["no network without products"]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikevit.profiling.profile import NOTE
+from spikevit.profiling.profile import NOTE, energy_unit
 from spikevit.report.figure import check_path, save
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def draw(path: Path, curve: Curve) -> Path:
     from matplotlib.figure import Figure
 
     check_path(path)
-    scale, unit = _energy_unit(curve)
+    scale, unit = energy_unit(p.exact_mj for p in curve.points)
     points, own = curve.points, curve.chosen
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -60,7 +60,7 @@ def table(curve: Curve) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    scale, unit = _energy_unit(curve)
+    scale, unit = energy_unit(p.exact_mj for p in curve.points)
     title = f"{curve.model}: accuracy on {curve.chosen.score.total} images of {curve.data}, and what an image took"
     found = Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", pad_edge=False)
     ours = ("", _words(curve.knob), "accuracy", f"{curve.work_unit}, mean")
@@ -85,10 +85,6 @@ def table(curve: Curve) -> Group:
         f"{c.name}: {c.about}. Wall time: of the whole evaluation on this machine, measured."
     )
     return Group(found, Text(about, style="dim"))
-
-
-def _energy_unit(curve: Curve) -> tuple[float, str]:
-    return (1e3, "µJ") if max(p.exact_mj for p in curve.points) < 0.1 else (1.0, "mJ")
 
 
 def _words(knob: str) -> str:

@@ -95,8 +95,7 @@ def look(
         constants: energy of one operation, as in `profile`.
         progress: called with the images done and their number.
     """
-    split = "test" if data.test is not None else "val"
-    dataset = data.split(split)
+    dataset = data.split(data.tested)
     of = len(cast(Sized, dataset))
     n = min(images, of)
     found: list[tuple[Tensor, ...]] = []
@@ -124,7 +123,7 @@ def look(
         counts = count(model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4))
         return Look(
             info=data.info,
-            split=split,
+            split=data.tested,
             of=of,
             labels=labels,
             predictions=predictions,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from math import isnan, nan
 from typing import Any
@@ -43,16 +43,34 @@ STYLE = {
 _charts = count()
 
 
-def _figure(width: float, height: float, names: Iterable[str] = ()) -> tuple[Any, Any]:
-    """A figure with one plot of width × height inches; beside it room for ticks and labels, or for names of rows."""
+def _style(**more: Any) -> Any:
+    """The context to draw in; `more` settings with _ for the dots of matplotlib's names."""
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE | {name.replace("_", "."): value for name, value in more.items()})
+
+
+def _figure(width: float, height: float, names: Collection[str] = ()) -> tuple[Any, Any]:
+    """A figure with one plot of width × height inches, and room for ticks; `names`: of its rows, from top to bottom."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    left = 0.74 if not names else 0.1 + 0.075 * max(map(len, names))
+    left = 0.1 + 0.075 * max(map(len, names)) if names else 0.74
     figure = Figure(figsize=(left + width + 0.1, height + 0.6))
     FigureCanvasSVG(figure)
     full, tall = figure.get_size_inches()
-    return figure, figure.add_axes((left / full, 0.5 / tall, width / full, height / tall))
+    axis = figure.add_axes((left / full, 0.5 / tall, width / full, height / tall))
+    if names:
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.tick_params(axis="y", length=0)
+    return figure, axis
+
+
+def _steps(axis: Any, steps: int) -> None:
+    """Time steps on the x axis, 1 … T."""
+    axis.set_xlim(0.5, steps + 0.5)
+    axis.set_xticks(range(1, steps + 1, 1 + steps // 24))
 
 
 def _svg(figure: Any) -> str:
@@ -78,9 +96,7 @@ def _label(name: str) -> str:
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
     """Lines over x by name, each with its points; one without any keeps its colour free, as in other charts."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, axis = _figure(3.7, 2.1)
         for i, (name, (xs, ys)) in enumerate(series.items()):
             style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
@@ -104,10 +120,8 @@ def bars(
 
     spread: of a row, as a line over its bar. marks: of a row, a value to compare with.
     """
-    import matplotlib as mpl
-
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "x"}):
+    with _style(axes_grid_axis="x"):
         figure, axis = _figure(3.6, 0.24 * len(rows) * max(1, 0.7 * len(names)), rows)
         height = 0.8 / len(names)
         for j, name in enumerate(names):
@@ -119,11 +133,8 @@ def bars(
             axis.bar_label(drawn, ["" if isnan(v) else f"{v:.3g}" for v in values], padding=6, fontsize=8)
         if marks:
             axis.plot(list(marks.values()), range(len(rows)), "|", color=SERIES[1], markersize=10, markeredgewidth=2)
-        axis.set_yticks(range(len(rows)), rows)
-        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(x)
         axis.margins(x=0.15)
-        axis.tick_params(axis="y", length=0)
         if len(names) > 1:
             axis.legend()
         return _svg(figure)
@@ -131,30 +142,21 @@ def bars(
 
 def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
     """A cell for each value of each row, the stronger its colour the larger the value, which it also says."""
-    import matplotlib as mpl
+    from matplotlib.patches import Rectangle
 
     columns = max(len(values) for values in rows.values())
     most = max((v for values in rows.values() for v in values), default=0) or 1
-    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+    with _style(axes_grid=False, axes_spines_left=False, axes_spines_bottom=False, ytick_labelsize=8):
         figure, axis = _figure(min(0.42 * columns, 6.0), 0.2 * len(rows), rows)
         for i, values in enumerate(rows.values()):
             for j, value in enumerate(values):
+                strength = min(1, value / most) * 0.75
                 axis.add_patch(
-                    mpl.patches.Rectangle(
-                        (j + 0.54, i - 0.46),
-                        0.92,
-                        0.92,
-                        color=SERIES[0],
-                        alpha=min(1, value / most) * 0.75,
-                        linewidth=0,
-                    )
+                    Rectangle((j + 0.54, i - 0.46), 0.92, 0.92, color=SERIES[0], alpha=strength, linewidth=0)
                 )
                 if columns <= 16:
                     axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
-        axis.set_xlim(0.5, columns + 0.5)
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xticks(range(1, columns + 1, 1 + columns // 24))
-        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        _steps(axis, columns)
         axis.tick_params(length=0)
         axis.set_xlabel(x)
         return _svg(figure)
@@ -162,10 +164,8 @@ def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
 
 def raster(spikes: Mapping[str, Tensor]) -> str:
     """A mark for every spike: of each layer some neurons (n, T), side by side within a step; the first layer on top."""
-    import matplotlib as mpl
-
     columns = max(s.shape[1] for s in spikes.values())
-    with mpl.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
+    with _style(axes_grid=False, axes_spines_left=False, ytick_labelsize=8):
         figure, axis = _figure(min(0.9 * columns, 5.6), 0.2 * len(spikes), spikes)
         for i, s in enumerate(spikes.values()):
             neuron, step = s.nonzero(as_tuple=True)
@@ -176,20 +176,14 @@ def raster(spikes: Mapping[str, Tensor]) -> str:
                 axis.barh([i], columns - s.shape[1], 0.8, left=s.shape[1] + 0.5, color=GRID, alpha=0.6)
         for end in range(1, columns):
             axis.axvline(end + 0.5, color=GRID, linewidth=1)
-        axis.set_xlim(0.5, columns + 0.5)
-        axis.set_ylim(len(spikes) - 0.5, -0.5)
-        axis.set_xticks(range(1, columns + 1, 1 + columns // 24))
-        axis.set_yticks(range(len(spikes)), spikes, fontsize=8)
-        axis.tick_params(axis="y", length=0)
+        _steps(axis, columns)
         axis.set_xlabel("time step")
         return _svg(figure)
 
 
 def histogram(counts: Mapping[str, int], x: str, y: str) -> str:
     """A bar for each whole number."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE | {"axes.grid.axis": "y"}):
+    with _style(axes_grid_axis="y"):
         figure, axis = _figure(3.7, 1.9)
         axis.bar_label(axis.bar(list(counts), list(counts.values())), fontsize=8)
         axis.set_xlabel(x)
@@ -200,9 +194,7 @@ def histogram(counts: Mapping[str, int], x: str, y: str) -> str:
 
 def points(places: Mapping[str, tuple[float, float]], x: str, y: str) -> str:
     """A named point each."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, axis = _figure(3.7, 2.3)
         for name, (px, py) in places.items():
             axis.plot([px], [py], "o", markersize=7, label=_label(name) if px == px else None)

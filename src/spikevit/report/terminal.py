@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from spikevit.adaptive import DynamicTimeSteps
+from spikevit.adaptive.adapted import own_name
 from spikevit.conversion.certificate import Certificate
 from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
 from spikevit.profiling.check import Check
 from spikevit.profiling.count import SHIFT
-from spikevit.profiling.profile import NOTE, Report
+from spikevit.profiling.profile import NOTE, Report, energy_unit
 
 
 def summary(
@@ -52,13 +52,13 @@ def time_steps(model: DynamicTimeSteps) -> Group:
     table.add_column("steps", justify="right")
     table.add_column("")
     for name, mask in model.table().items():
-        table.add_row(name.removeprefix("model."), f"{sum(mask)}", "".join("█" if passes else "·" for passes in mask))
+        table.add_row(own_name(name), f"{sum(mask)}", "".join("█" if passes else "·" for passes in mask))
     return Group(Text(), table)
 
 
 def totals(report: Report) -> Group:
     """Energy by every convention, of the baselines, and the rate at which spikes stop paying off."""
-    scale, unit = (1e3, "µJ") if report.baselines["ANN"].mj < 0.1 else (1.0, "mJ")
+    scale, unit = energy_unit([report.baselines["ANN"].mj])
     table = _table(f"Energy of one image by convention — {NOTE}")
     for column in ("convention", "M MAC", "M AC", unit, "± over images"):
         table.add_column(column, justify="left" if column == "convention" else "right")
@@ -71,14 +71,9 @@ def totals(report: Report) -> Group:
         adds = f"{e.acs / 1e6:.3f}" if e.acs else ""
         table.add_row(f"the same network: {name}", f"{e.macs / 1e6:.3f}", adds, f"{e.mj * scale:.3f}", "")
     c = report.constants
-    pays = "; ".join(
-        f"the {name} at {'any rate' if rate >= 1 else 'no rate' if rate <= 0 else f'rates below {rate:.0%}'}"
-        for name, rate in report.break_even.items()
-        if rate == rate  # not NaN: there is a product behind the first convolution
-    )
     return Group(
         table,
-        Text(f"Spikes cost less than {pays or 'no network without products'}.", style="dim"),
+        Text(f"Spikes cost less than {'; '.join(report.pays())}.", style="dim"),
         Text(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
     )
 
@@ -106,15 +101,11 @@ def costs(report: Report) -> Group:
 
 def _left_out(report: Report) -> list[Text]:
     """What the totals lack, in words."""
-    counts, lines = report.counts, []
-    kinds = Counter[str]()
-    for other in counts.elementwise:
-        if other.operator != SHIFT:
-            kinds[other.operator] += other.elements
-    if kinds:
-        named = ", ".join(f"{name} {n / counts.images:,.0f}" for name, n in kinds.most_common())
+    lines, others = [], [(name, n) for name, n in report.others().items() if name != SHIFT]
+    if others:
+        named = ", ".join(f"{name} {n:,.0f}" for name, n in others)
         lines.append(Text(f"Charged by no convention (entries an image; batch norm by syops): {named}.", style="dim"))
-    for other in counts.uncounted:
+    for other in report.counts.uncounted:
         where = other.module or "the model itself"
         lines.append(Text(f"NOT COUNTED: operator {other.operator} in {where}, {other.calls} calls", style="bold red"))
     return lines
@@ -145,18 +136,16 @@ def certificate(c: Certificate) -> Group:
         left = column in ("layer", "n, G")
         table.add_column(column, justify="left" if left else "right", no_wrap=column == "layer")
     for layer in c.layers:
-        levels = layer.code[1] * (2 ** layer.code[0] - 1)
         differ = f"{layer.differing} (by {layer.largest})" if layer.differing else "0"
-        used = f"{layer.distinct} of {levels + 1}{' DEAD' if layer.flagged else ''}"
+        used = f"{layer.distinct} of {layer.codes}{' DEAD' if layer.flagged else ''}"
         table.add_row(
             layer.name, "{}, {}".format(*layer.code), f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}"
         )
-    compared = sum(layer.compared for layer in c.layers)
     dead = sum(layer.flagged for layer in c.layers)
     verdict = (
-        f"Lossless: 0 of {compared:,} codes differ."
+        f"Lossless: 0 of {c.compared:,} codes differ."
         if c.lossless
-        else f"{c.differing:,} of {compared:,} codes differ; {dead} layers are dead."
+        else f"{c.differing:,} of {c.compared:,} codes differ; {dead} layers are dead."
     )
     note = "spikes: a neuron's, for one image, on average."
     same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."

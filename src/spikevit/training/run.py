@@ -219,7 +219,7 @@ def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
     """Accuracy of a checkpoint on its data set's test images (validation images where it has none)."""
     about = read_about(checkpoint)
     data = data or load_data_of(about)
-    split = "test" if data.test is not None else "val"
+    split = data.tested
     model = load_model(checkpoint)
     score = evaluate(model, data.split(split), data.info)
     return {

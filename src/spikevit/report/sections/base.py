@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from spikevit.adaptive import DynamicTimeSteps
 from spikevit.models import SpikingModel
+from spikevit.profiling.profile import energy_unit
 from spikevit.report.look import Look
 from spikevit.report.run_files import Run
 
@@ -44,16 +45,26 @@ class Shown:
 
     @property
     def score(self) -> tuple[int, int, str] | None:
-        """Right, total, which images: of results.json, or else of those looked at."""
+        """Right, total, and in words which images that are: of results.json, or else of those looked at."""
         if results := self.results:
-            return results["right"], results["total"], _images_of(results["split"])
+            return results["right"], results["total"], f"{results['total']:,} {images_of(results['split'])}"
         if look := self.look:
-            few = f"first {look.total:,} of {look.of:,} " if look.total < look.of else ""
-            return look.right, look.total, few + _images_of(look.split)
+            first = f"first {look.total:,} of " if look.total < look.of else ""
+            return look.right, look.total, f"{first}{look.of:,} {images_of(look.split)}"
         return None
 
+    @property
+    def energies(self) -> dict[str, float]:
+        """In mJ an image, by convention, then by baseline; {} where it could not be run."""
+        if self.look is None:
+            return {}
+        costs = self.look.costs
+        spent = {name: cost.energy for name, cost in costs.costs.items()} | costs.baselines
+        return {name: energy.mj for name, energy in spent.items()}
 
-def _images_of(split: str) -> str:
+
+def images_of(split: str) -> str:
+    """Images of a split, in words."""
     return "validation images; the data set has no test images" if split == "val" else f"{split} images"
 
 
@@ -91,14 +102,6 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     return (centre - half) / (1 + z * z / total), (centre + half) / (1 + z * z / total)
 
 
-def short(name: str) -> str:
-    """A module's name without the models that were put around its own."""
-    while name.startswith("model."):
-        name = name.removeprefix("model.")
-    return name
-
-
-def unit_of(runs: list[Shown]) -> tuple[float, str]:
-    """µJ where all of them are small, else mJ, and how many of it are a mJ."""
-    looks = [shown.look for shown in runs if shown.look]
-    return (1e3, "µJ") if all(look.costs.baselines["ANN"].mj < 0.1 for look in looks) else (1.0, "mJ")
+def unit_of(runs: Sequence[Shown]) -> tuple[float, str]:
+    """The unit that suits the energies of all of them: see `energy_unit`."""
+    return energy_unit(shown.look.costs.baselines["ANN"].mj for shown in runs if shown.look)

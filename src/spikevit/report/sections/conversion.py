@@ -28,18 +28,16 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
     rows, spikes, codes = [], {}, {}
     for layer in c.layers:
         steps, groups = layer.code
-        levels = groups * (2**steps - 1) + 1
         spikes[layer.name] = layer.spikes, steps * groups
-        codes[layer.name] = layer.distinct, levels
-        used = Cell(f"{layer.distinct} of {levels}{', dead' if layer.flagged else ''}", layer.distinct)
+        codes[layer.name] = layer.distinct, layer.codes
+        used = Cell(f"{layer.distinct} of {layer.codes}{', dead' if layer.flagged else ''}", layer.distinct)
         rows.append(
             [layer.name, steps, groups, steps * groups, layer.compared, layer.differing, used, number(layer.spikes)]
         )
-    compared = sum(layer.compared for layer in c.layers)
     verdict = (
-        f"Lossless: 0 of {compared:,} codes differ on {c.images:,} images."
+        f"Lossless: 0 of {c.compared:,} codes differ on {c.images:,} images."
         if c.lossless
-        else f"Not shown to be lossless: {c.differing:,} of {compared:,} codes differ on {c.images:,} images; "
+        else f"Not shown to be lossless: {c.differing:,} of {c.compared:,} codes differ on {c.images:,} images; "
         f"{sum(layer.flagged for layer in c.layers)} layers are dead."
     )
     heads = ("layer", "n", "G", "T = n·G", "codes compared", "differ", "codes used", "spikes of a neuron")

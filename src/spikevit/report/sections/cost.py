@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from math import isnan, nan
+from math import nan
 from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
 
+from spikevit.adaptive.adapted import own_name
 from spikevit.profiling.profile import NOTE
 from spikevit.report import svg
 from spikevit.report.look import Look
 from spikevit.report.pieces import Cell, Chart, Table, chart, number, table
-from spikevit.report.sections.base import NONE, Shown, render, short, unit_of
+from spikevit.report.sections.base import NONE, Shown, render, unit_of
 
 
 def cost(runs: list[Shown]) -> Markup:
@@ -31,7 +32,7 @@ def cost(runs: list[Shown]) -> Markup:
                 "layers": _layers(look, shown, place),
                 "checks": [_check(c, place) for c in look.checks],
                 "uncounted": [
-                    f"Not counted: operator {o.operator} in {short(o.module) or 'the model itself'}, {o.calls} calls."
+                    f"Not counted: operator {o.operator} in {_place(o.module)}, {o.calls} calls."
                     for o in look.costs.counts.uncounted
                 ],
                 "left": _left(look, place),
@@ -42,29 +43,26 @@ def cost(runs: list[Shown]) -> Markup:
 
 
 def _bars(runs: list[Shown]) -> list[Chart]:
+    def called(shown: Shown) -> str:
+        return "energy" if len(runs) == 1 else shown.name
+
     scale, unit = unit_of(runs)
-    found: dict[str, dict[str, float]] = {}
-    spread: dict[str, float] = {}
-    for shown in runs:
-        if shown.look is None:
-            continue
-        costs, column = shown.look.costs, "energy" if len(runs) == 1 else shown.name
-        for name, c in costs.costs.items():
-            found.setdefault(name, {})[column] = c.energy.mj * scale
-            spread[name] = (c.spread or 0.0) * scale
-        for name, e in costs.baselines.items():
-            found.setdefault(name, {})[column] = e.mj * scale
-    columns = ["energy"] if len(runs) == 1 else [shown.name for shown in runs]
-    found = {name: {column: values.get(column, nan) for column in columns} for name, values in found.items()}
+    found = {
+        name: {called(shown): shown.energies.get(name, nan) * scale for shown in runs}
+        for name in dict.fromkeys(name for shown in runs for name in shown.energies)
+    }
     rows = [{"convention": name, **values} for name, values in found.items()]
     label = f"Energy of an image by convention, {unit} — {NOTE}"
     said = "; ".join(f"{name} {', '.join(f'{v:.3g}' for v in values.values())}" for name, values in found.items())
-    drawn = svg.bars(found, f"{unit} an image ({NOTE})", spread=spread if len(runs) == 1 else None)
+    spread = {}
+    if len(runs) == 1 and (look := runs[0].look):
+        spread = {name: (cost.spread or 0.0) * scale for name, cost in look.costs.costs.items()}
+    drawn = svg.bars(found, f"{unit} an image ({NOTE})", spread=spread)
     charts = [chart("energy-bars", drawn, f"{label}: {said}", label, rows=rows)]
     if len(runs) > 1:
         places = {
-            shown.name: (shown.look.costs.costs["exact"].energy.mj * scale, 100 * shown.score[0] / shown.score[1])
-            if shown.look and shown.score
+            shown.name: (shown.energies["exact"] * scale, 100 * shown.score[0] / shown.score[1])
+            if shown.energies and shown.score
             else (nan, nan)
             for shown in runs
         }
@@ -78,17 +76,15 @@ def _bars(runs: list[Shown]) -> list[Chart]:
 
 def _pays(look: Look) -> str:
     """Where spikes pay off, and with which energies."""
-    said = []
-    for name, rate in look.costs.break_even.items():
-        where = (
-            "at any rate" if rate >= 1 else "at no rate" if isnan(rate) or rate <= 0 else f"at rates below {rate:.0%}"
-        )
-        said.append(f"less than the {name} {where}")
-    constants = look.costs.constants
+    costs, constants = look.costs, look.costs.constants
     return (
-        f"By the exact convention it costs {', and '.join(said)}. Energies ({NOTE}): {constants.name}, "
-        f"{constants.about}; counted on {look.costs.counts.images} images."
+        f"By the exact convention it costs less than {', and less than '.join(costs.pays())}. "
+        f"Energies ({NOTE}): {constants.name}, {constants.about}; counted on {costs.counts.images} images."
     )
+
+
+def _place(module: str) -> str:
+    return own_name(module) or "the model itself"
 
 
 def _layers(look: Look, shown: Shown, place: int) -> Table:
@@ -99,7 +95,7 @@ def _layers(look: Look, shown: Shown, place: int) -> Table:
         rate = fmean(o["rate"] for o in operands) if operands else 0.0
         rows.append(
             [
-                short(layer["module"]) or "the model itself",
+                _place(layer["module"]),
                 layer["operator"],
                 " × ".join(o["class"] for o in operands) or NONE,
                 Cell(" × ".join(f"{o['rate']:.0%}" for o in operands) or NONE, rate),
@@ -115,7 +111,7 @@ def _layers(look: Look, shown: Shown, place: int) -> Table:
 
 def _check(found: Any, place: int) -> dict[str, Any]:
     rows = [
-        [short(v.module), v.operator, " × ".join(v.operands) or NONE, "pass" if v.passed else "fail", v.reason]
+        [own_name(v.module), v.operator, " × ".join(v.operands) or NONE, "pass" if v.passed else "fail", v.reason]
         for v in sorted(found.verdicts, key=lambda v: v.passed)
     ]
     name, heads = f"check-{found.rule.name}-{place}", ("module", "operator", "operands", "verdict", "why")
@@ -130,11 +126,7 @@ def _check(found: Any, place: int) -> dict[str, Any]:
 
 def _left(look: Look, place: int) -> Table | None:
     """Work that no convention charges, or one alone."""
-    counts = look.costs.counts
-    kinds: dict[str, float] = {}
-    for other in counts.elementwise:
-        kinds[other.operator] = kinds.get(other.operator, 0.0) + other.elements / counts.images
-    rows = [[name, Cell(f"{n:,.0f}", n)] for name, n in sorted(kinds.items(), key=lambda item: -item[1])]
+    rows = [[name, Cell(f"{n:,.0f}", n)] for name, n in look.costs.others().items()]
     caption = (
         "Work that is no product, entries an image: shifts are charged by exact, batch norm by syops, others by none"
     )

@@ -9,12 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from spikevit.adaptive import EarlyExit, Halting
+from spikevit.adaptive.adapted import own_name
 from spikevit.neurons import ExpGIF
-from spikevit.profiling.conventions import Energy
+from spikevit.profiling.conventions import CONVENTIONS, Energy
 from spikevit.profiling.profile import NOTE
 from spikevit.report.pieces import Table, number, table
 from spikevit.report.run_files import Run
-from spikevit.report.sections.base import NONE, Shown, render, short, unit_of, wilson
+from spikevit.report.sections.base import NONE, Shown, render, unit_of, wilson
 
 
 def title(runs: list[Shown]) -> str:
@@ -61,8 +62,7 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
     if shown.score:
         right, total, which = shown.score
         low, high = wilson(right, total)
-        of = which if which.startswith("first") else f"{total:,} {which}"
-        yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {right:,} of {of}")
+        yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {right:,} of {which}")
     else:
         yield fact("Accuracy", NONE, "not tested")
     yield fact("Time steps", *_time(shown))
@@ -119,7 +119,7 @@ def _open_steps(shown: Shown, place: int) -> Table | None:
     if shown.steps is None:
         return None
     rows = [
-        [short(name), sum(mask), "".join("█" if passes else "·" for passes in mask)]
+        [own_name(name), sum(mask), "".join("█" if passes else "·" for passes in mask)]
         for name, mask in shown.steps.table().items()
     ]
     return table(f"steps-{place}", "Time steps at which each layer passes spikes", ("layer", "open", "steps"), rows)
@@ -138,7 +138,7 @@ def _energies(runs: list[Shown]) -> Table | None:
         return _compared(runs, scale, unit, caption)
     if first is None:
         return None
-    rows, ann = [], first.costs.baselines["ANN"].mj
+    ann = first.costs.baselines["ANN"].mj
 
     def row(name: str, e: Energy, spread: float | None) -> list[Any]:
         operations = [number(n / 1e6) for n in (e.macs, e.acs)]
@@ -151,15 +151,12 @@ def _energies(runs: list[Shown]) -> Table | None:
 
 
 def _compared(runs: list[Shown], scale: float, unit: str, caption: str) -> Table:
-    columns = []
-    for shown in runs:
-        costs = shown.look.costs if shown.look else None
-        spent = {name: cost.energy.mj for name, cost in costs.costs.items()} if costs else {}
-        baselines = {f"the same network: {name}": e.mj for name, e in costs.baselines.items()} if costs else {}
-        columns.append(spent | baselines)
     rows = [
-        [name, *(number(of[name] * scale, ".4g") if name in of else NONE for of in columns)]
-        for name in dict.fromkeys(name for column in columns for name in column)
+        [
+            name if name in CONVENTIONS else f"the same network: {name}",
+            *(number(shown.energies[name] * scale, ".4g") if name in shown.energies else NONE for shown in runs),
+        ]
+        for name in dict.fromkeys(name for shown in runs for name in shown.energies)
     ]
     return table("energy", caption, ("convention", *(f"{unit}, {shown.name}" for shown in runs)), rows)
 

@@ -9,10 +9,11 @@ from markupsafe import Markup
 from torch import Tensor
 
 from spikevit.adaptive import EarlyExit, Halting
+from spikevit.adaptive.adapted import own_name
 from spikevit.report import svg
 from spikevit.report.look import Close, Look
 from spikevit.report.pieces import Cell, Chart, Table, chart, picture, table
-from spikevit.report.sections.base import Shown, render, short
+from spikevit.report.sections.base import Shown, images_of, render
 
 
 def images(runs: list[Shown]) -> Markup:
@@ -25,18 +26,20 @@ def _seen(shown: Shown, place: int) -> dict[str, Any]:
     if look is None:
         return {"name": name, "missing": [shown.why], "gallery": []}
     few = f"the first {look.total:,} of {look.of:,}" if look.total < look.of else f"all {look.total:,}"
-    split = "validation images; the data set has no test images" if look.split == "val" else f"{look.split} images"
     wrong = look.total - look.right
+    tiles = [_tile(look, shown, i) for i in range(len(look.shown))]
     return {
         "name": name,
         "missing": [],
-        "about": f"{look.right:,} right and {wrong:,} wrong of {few} {split}. Wrong ones come first.",
-        "gallery": [_tile(look, shown, i) for i in range(len(look.shown))],
+        "about": f"{look.right:,} right and {wrong:,} wrong of {few} {images_of(look.split)}. Wrong ones come first.",
+        "gallery": tiles,
         "exits": _exits(shown, place),
         "confusion": _confusion(look, place),
         "rates": _rates(look, place),
         "absent": _absent(shown),
-        "close": [_closer(shown, look, close, f"{place}-{i}") for i, close in enumerate(look.close)],
+        "close": [
+            _closer(shown, look, close, tiles[close.index], f"{place}-{i}") for i, close in enumerate(look.close)
+        ],
     }
 
 
@@ -100,7 +103,7 @@ def _confusion(look: Look, place: int) -> Table | None:
 
 
 def _rates(look: Look, place: int) -> Chart:
-    names = {short(name): rates for name, rates in look.rates.items()}
+    names = {own_name(name): rates for name, rates in look.rates.items()}
     rows = [{"layer": name, "step": t, "rate": r} for name, rates in names.items() for t, r in enumerate(rates, 1)]
     mean = fmean(look.mean_rates.values())
     label = "Share of neurons that fire, by layer and time step"
@@ -119,19 +122,19 @@ def _absent(shown: Shown) -> list[str]:
     return absent
 
 
-def _closer(shown: Shown, look: Look, close: Close, place: str) -> dict[str, Any]:
-    tile, image = _tile(look, shown, close.index), look.images[close.index]
+def _closer(shown: Shown, look: Look, close: Close, tile: dict[str, Any], place: str) -> dict[str, Any]:
+    image = look.images[close.index]
     maps = [{"src": tile["src"], "alt": tile["alt"], "text": "the image"}]
     for name, grid in close.maps.items():
         fires = f"up to {float(grid.max()):.0%} of its neurons fire" if grid.any() else "silent"
-        text = f"{short(name)}: {fires}"
-        maps.append({"src": picture(image, grid, float(grid.max())), "alt": f"Map of {short(name)}", "text": text})
+        text = f"{own_name(name)}: {fires}"
+        maps.append({"src": picture(image, grid, float(grid.max())), "alt": f"Map of {own_name(name)}", "text": text})
     if close.cells is not None:
         cells: Tensor = close.cells
         text = f"cells visited: {int(cells.min())} to {int(cells.max())} of {shown.model.most_work}"
         over = picture(image, cells.float(), float(shown.model.most_work))
         maps.append({"src": over, "alt": f"Halting map: {text}", "text": text})
-    spikes = {short(name): s for name, s in close.spikes.items()}
+    spikes = {own_name(name): s for name, s in close.spikes.items()}
     raster = None
     if spikes:
         fired = sum(int(s.sum()) for s in spikes.values())
