@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import statistics
 from collections.abc import Mapping
 from functools import cache
 
@@ -41,7 +42,7 @@ def stem_macs(counts: Counts, every_step: bool) -> int:
 
 def behind(counts: Counts) -> int:
     """Dense products that the paper convention charges by rate: all but stem and head."""
-    return sum(c.macs for c in counts.operators if not c.stem and c.module != "head")
+    return sum(c.macs for c in counts.operators if not c.stem and not c.head)
 
 
 def energy(entry: PublishedEnergy, macs: float) -> float:
@@ -69,7 +70,7 @@ def at(rates: Mapping[str, float], entry: PublishedEnergy, stem: str) -> tuple[f
 
 def folded(missing: list[str], counts: Counts) -> str:
     """Names of modules, with `prefix.*` for a part of which every charged module is missing."""
-    charged = [c.module for c in counts.operators if not c.stem and c.module != "head"]
+    charged = [c.module for c in counts.operators if not c.stem and not c.head]
     shown = []
     for name in missing:
         parts = name.split(".")
@@ -111,7 +112,8 @@ def recomputed() -> None:
         if abs(theirs / every - 1) > 0.01:
             others.append(f"{label(entry)} has {once / 1e6:.1f} M")
     d512 = stem_macs(shapes("spikformer_8_512"), False)
-    left = sorted(e.mj - PJ.add * (e.gsop or 0) for e in published_energies() if e.stem_of)
+    spikformers = [e for e in published_energies() if e.stem_of == "spikformer_8_512"]
+    left = sorted(e.mj - PJ.add * (e.gsop or 0) for e in spikformers)
     print("\nWhy they differ, by the first convolution that is charged:\n")
     print(f"- As they counted: printed energy less 0.9 pJ · SOP is {left[0]:.4f} to {left[-1]:.4f} mJ for Spikformer.")
     print(f"  4.6 pJ · 4 steps · {d512 / 1e6:.1f} M, that of D = 512, make {4 * d512 * PJ.mac * 1e-9:.4f} mJ.")
@@ -144,6 +146,19 @@ def bounds() -> None:
         print(f"- {'; '.join(models)}: {missing_modules}")
 
 
+def by_depth() -> None:
+    """What the printed energies of one width say of the first convolution: a line over the number of blocks."""
+    found = {e.model: e.mj for e in published_energies() if e.model in ("sdt_6_512", "sdt_8_512", "sdt_10_512")}
+    depths, energies = zip(*((int(name.split("_")[1]), mj) for name, mj in found.items()), strict=True)
+    _, intercept = statistics.linear_regression(depths, energies)
+    ends = (energies[-1] - energies[0]) / (depths[-1] - depths[0])
+    stem = PJ.mac * stem_macs(shapes("sdt_8_512"), False) * 1e-9
+    print(f"SDT, width 512, depth {', '.join(map(str, depths))}: {', '.join(f'{mj:.2f}' for mj in energies)} mJ.")
+    print(f"A line through the first and the last leaves {energies[0] - ends * depths[0]:.3f} mJ for no block, least")
+    print(f"squares {intercept:.3f} mJ. The first convolution costs {stem:.3f} mJ once and {4 * stem:.3f} mJ")
+    print("at every step: it can have been charged once, not four times.")
+
+
 def from_rates() -> None:
     for entry in published_energies():
         if not entry.rates:
@@ -157,7 +172,7 @@ def from_rates() -> None:
         print("| module | operand's rate | dense, G | SOP, G |\n|---|---:|---:|---:|")
         for pattern, rate in entry.rates.items():
             one, _ = with_rates(counts, {pattern: rate})
-            found = [c for c in one.operators if not c.stem and c.module != "head"]
+            found = [c for c in one.operators if not c.stem and not c.head]
             macs = sum(c.macs for c in found)
             print(f"| `{pattern}` | {rate:g} | {macs / 1e9:.3f} | {paper(one, PJ, stem='once').acs / 1e9:.4f} |")
         print(f"| together | | {(behind(counts) - missing_macs) / 1e9:.3f} | {sops / 1e9:.4f} |")
@@ -196,6 +211,7 @@ def main() -> None:
     for title, part in (
         ("Operations are published", recomputed),
         ("Operations are not published", bounds),
+        ("SDT by depth", by_depth),
         ("QKFormer from rates", from_rates),
         ("ANN twin", twin),
     ):

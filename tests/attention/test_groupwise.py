@@ -49,7 +49,7 @@ def windows_of(height: int, width: int, side: int):
 def naive(mixer, image: torch.Tensor, kind: str) -> torch.Tensor:
     """Head by head, window by window, token by token of one image (H, W, C); sums over keys are loops, too."""
     height, width, dim = image.shape
-    parts, scales = mixer.parts, len(mixer.windows)
+    parts, scales = len(mixer.parts), len(mixer.windows)
     d, heads = dim // mixer.heads, mixer.heads // scales  # of a head; heads of a scale
     spikes = {
         (y, x): fires(mixer.proj_in.lif, affine(mixer.proj_in, fires(mixer.lif, image[y, x])))

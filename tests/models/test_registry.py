@@ -42,7 +42,7 @@ SIZES = {  # of the originals, 10 classes for CIFAR (STMixer, MSViT's channel fo
     "stmixer_8_768": 61_167_432,
 }
 OURS = {"ge2mst_t", "ge2mst_s", "ge2mst_b", "ge2mst_32"}  # no original
-UNCOUNTED = {"spikingformer_4_256", "spikingformer_2_384", "sdt_8_384", "sdt_8_512"} | {
+UNCOUNTED = {"spikingformer_4_256", "spikingformer_2_384", "sdt_8_384", "sdt_6_512", "sdt_8_512", "sdt_10_512"} | {
     f"spikingformer_8_{dim}" for dim in (384, 512, 768)
 }
 HEADS = {  # as published

@@ -1,30 +1,40 @@
 """Energy by every convention: by hand on made-up counts, and the figures that papers print."""
 
 from dataclasses import replace
+from math import inf
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from firing import firing, images
+from torch import nn
 
-from spikevit import count, create_model
+from spikevit import count, create_model, record_spikes
+from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
+from spikevit.conversion.convert import convert
+from spikevit.conversion.quantise import quantise
+from spikevit.profiling.check import check, load_rule
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import (
     CONVENTIONS,
     Energy,
-    break_even,
     dense,
+    dense_memory,
     exact,
+    headroom,
     matched_bits,
     memory,
     neurobench,
     paper,
+    paper_charge,
     syops,
     with_rates,
 )
 from spikevit.profiling.count import Counts, NeuronCount, Operand, OperatorCount, OtherCount, Tally, count_shapes
 from spikevit.profiling.origins import Origin
 from spikevit.profiling.profile import profile
+from spikevit.profiling.twin import without_spikes
 from spikevit.profiling.values import Values
 
 AC, MAC = 0.9, 4.6
@@ -54,7 +64,9 @@ CODED = OperatorCount("blocks.2.fc", "linear", [CODES], Tally(1, 300, 300, 30, o
 PRODUCT = OperatorCount(
     "blocks.0.attn", "matmul", [SPIKES, SUMS], Tally(1, 500, 500, 60, (60.0, 55.0), 25, (3, 1), (10, 10))
 )
-HEAD = OperatorCount("head", "linear", [real("mean")], Tally(1, 70, 70, 70, outputs=10, nonzero=(5, 0), size=(7, 0)))
+HEAD = OperatorCount(
+    "head", "linear", [real("mean")], Tally(1, 70, 70, 70, outputs=10, nonzero=(5, 0), size=(7, 0)), head=True
+)
 NEURONS = [NeuronCount("blocks.0.lif", 100, 20), NeuronCount("blocks.1.lif", 60, 10)]
 
 
@@ -83,9 +95,61 @@ def test_paper():
     assert paper(made_up(STEM, frames=True)).macs == 500  # it ran at every step
 
 
-def test_what_a_head_is():
-    deep = [replace(FC, module=name) for name in ("head", "head.fc", "header", "blocks.head")]
-    assert paper(made_up(*deep)).acs == 2 * paper(made_up(FC)).acs
+def test_layers_of_paper_add_up():
+    for counts in (made_up(STEM, FC, PRODUCT, SUM, HEAD), made_up(STEM, FC, HEAD, frames=True)):
+        for stem in ("every step", "once"):
+            parts = [paper_charge(c, counts, stem=stem) for c in counts.operators]
+            assert sum(e.mj for e in parts) / 2 == pytest.approx(paper(counts, stem=stem).mj)
+
+
+class Tail(nn.Module):
+    """Convolution, spikes, and whatever reads them."""
+
+    def __init__(self, *tail: nn.Module):
+        super().__init__()
+        self.conv, self.tail = nn.Conv2d(1, 2, 3), nn.ModuleList(tail)
+
+    def forward(self, x):
+        x = (self.conv(x) > 0).to(x.dtype).flatten(1)
+        for module in self.tail:
+            x = module(x)
+        return x
+
+
+class Threshold(nn.Module):
+    """Neurons that are not ours."""
+
+    def forward(self, x):
+        return (x >= 0.1).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("tail", "heads"),
+    [
+        ([nn.Linear(32, 3)], ["tail.0"]),  # whatever it is called
+        ([nn.Linear(32, 8), nn.Linear(8, 3)], ["tail.1"]),
+        ([nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(-1)], ["tail.2"]),
+        ([nn.Linear(32, 8), Threshold(), nn.Linear(8, 3)], ["tail.2"]),
+        ([nn.Linear(32, 3), Threshold()], []),  # spikes are read out
+        ([], []),  # of the first convolution, which is charged
+    ],
+)
+def test_the_head_is_what_is_read_out(tail, heads):
+    counts = count(Tail(*tail), torch.randn(2, 1, 6, 6))
+    assert [c.module for c in counts.operators if c.head] == heads
+    free = sum(c.macs * c.rate() for c in counts.operators if c.head)
+    everything = sum(c.macs * c.rate() for c in counts.operators if not c.stem)
+    assert paper(counts).acs == pytest.approx((everything - free) / 2)
+
+
+@pytest.mark.parametrize("name", ["spikformer_tiny", "sdt_tiny", "ge2mst_tiny"])
+@pytest.mark.parametrize("adapt", [lambda m: m, lambda m: add_early_exit(allocate_time_steps(m), 0.9).eval()])
+def test_heads_of_the_zoo(name, adapt):
+    model = firing(name)
+    if not model.time_axis and adapt(firing("sdt_tiny")).methods:
+        return
+    heads = [c.module for c in count(adapt(model), images(2)).operators if c.head]
+    assert [module.split(".")[-1] for module in heads] == ["head"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +199,7 @@ def test_memory():
     constants = Constants("mine", "", add=1, multiply=2, shift=0, memory=4, memory_bits=32, bits=16, spike_bits=1)
     assert (constants.access(16), constants.access(1)) == (2, 0.125)
     e = memory(made_up(STEM, FC, neurons=NEURONS), constants)
-    stem = 900 * 3 + 2 * 900 * 2 + 40 * 2 + 9 * 2  # MACs; weights and inputs; outputs; inputs
+    stem = 900 * 3 + 2 * 900 * 2 + 40 * 2  # MACs; weights and inputs; outputs
     fc = 400 * 1 + 3 * 400 * 2 + 1 * 0.125  # ACs; weights, membranes in and out; spikes
     neurons = 160 * 2 * 2 + 30 * 0.125
     assert e.mj * 1e9 == pytest.approx((stem + fc + neurons) / 2)
@@ -179,22 +243,193 @@ def test_matched_bits():
     assert dense(made_up(STEM, FC), bits=32).mj == pytest.approx(dense(made_up(STEM, FC)).mj)
 
 
+ONCE = [replace(STEM, tally=replace(STEM.tally, once=800))] + [
+    replace(c, tally=replace(c.tally, once=n)) for c, n in ((FC, 300), (PRODUCT, 50))
+]
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_zeros_skipped(frames):
+    """Two images: 350 products of one pass have no zero, the first convolution sees an image, which has none."""
+    counts = made_up(*ONCE, frames=frames)
+    stem = 900 / 2 / (4 if frames else 1)
+    assert dense(counts, skip_zeros=True) == Energy(macs=stem + 350 / 2)
+    narrow = dense(counts, bits=3, skip_zeros=True)
+    assert narrow.mj * 1e9 == pytest.approx(MAC * stem + 175 * (0.9 + 3.7 * 3 / 32))
+
+
+@pytest.mark.parametrize(("bits", "activation"), [(None, 5), (3, 5 * 3 / 32)])
+@pytest.mark.parametrize("skip_zeros", [False, True])
+def test_memory_of_baselines(bits, activation, skip_zeros):
+    """Weights and outputs of 32 bits, 5 pJ each, and activations of `bits`; outputs of one pass."""
+    counts = made_up(*ONCE)
+    products = 175 if skip_zeros else 2500 / 4 / 2
+    outputs = (40 + (50 + 25) / 4) / 2
+    moved = 450 * (5 + 5) + products * (5 + activation) + outputs * 5
+    arithmetic = dense(counts, bits=bits, skip_zeros=skip_zeros).mj
+    found = dense_memory(counts, bits=bits, skip_zeros=skip_zeros)
+    assert found.mj * 1e9 == pytest.approx(arithmetic * 1e9 + moved)
+
+
 @pytest.mark.parametrize("bits", [None, 3])
 @pytest.mark.parametrize("constants", ["fp32", "int8"])
 @pytest.mark.parametrize("frames", [False, True])
-def test_break_even(bits, constants, frames):
-    """At that rate the spiking network costs as much."""
-    counts = made_up(STEM, FC, replace(PRODUCT, operands=[SPIKES, SPIKES]), frames=frames)
-    baseline = dense(counts, load_constants(constants), bits=bits)
-    rate = break_even(counts, baseline)
-    at_it = [
-        c if c.stem else replace(c, tally=replace(c.tally, active=rate * c.tally.inbounds)) for c in counts.operators
-    ]
-    assert exact(replace(counts, operators=at_it), load_constants(constants)).mj == pytest.approx(baseline.mj)
+@pytest.mark.parametrize("operators", [[STEM, FC], [STEM, FC, SUM], [STEM, CODED, PRODUCT, HEAD]])
+def test_headroom(bits, constants, frames, operators):
+    """With all operands so many times as active the spiking network costs as much: sums and products, too."""
+    constants = load_constants(constants)
+    counts = made_up(*operators, frames=frames)
+    baseline = dense(counts, constants, bits=bits)
+    f = headroom(counts, baseline)
+
+    def more(c):
+        t = c.tally
+        times = 1 if c.stem else f ** len(c.operands)
+        return replace(c, tally=replace(t, active=times * t.active, weighted=tuple(times * w for w in t.weighted)))
+
+    busier = exact(replace(counts, operators=[more(c) for c in counts.operators]), constants)
+    if f:
+        assert busier.mj == pytest.approx(baseline.mj)
+    else:
+        assert busier.mj >= baseline.mj, "what does not depend on spikes costs more already"
 
 
-def test_break_even_of_a_stem_alone():
-    assert np.isnan(break_even(made_up(STEM), dense(made_up(STEM))))
+def test_headroom_of_sums():
+    """An operand of sums of spikes: 150 accumulates of 600 products, whatever its 30 % of non-zero entries say."""
+    counts = made_up(SUM)
+    assert headroom(counts, dense(counts)) == pytest.approx(600 * 4.6 / 4 / (150 * 0.9))
+    assert headroom(counts, Energy(macs=50 * 0.9 / 4.6)) == pytest.approx(2 / 3)
+    assert headroom(made_up(STEM), dense(made_up(STEM))) in (0.0, inf)
+
+
+def test_headroom_of_a_network_is_where_it_costs_as_much():
+    """QKFormer's sums of spikes: products have non-zero operands about twice as often as neurons fire."""
+    model, x = firing("qkformer_tiny"), images(3)
+    report = profile(model, x)
+    assert report.counts.activity > 1.5 * report.counts.firing_rate
+    for row in report.opponents():
+        if row["activity"] is not None:
+            assert (row["activity"] < 1) == (row["ratio"] > 1), row["name"]
+    fired = sum(int(s.count_nonzero()) for s in record_spikes(model, x).values())
+    cells = sum(s.numel() for s in record_spikes(model, x).values())
+    assert report.counts.firing_rate == pytest.approx(fired / cells)
+
+
+@pytest.mark.parametrize("convention", [exact, syops, neurobench, memory, paper])
+def test_shapes_alone_have_no_cost_in_spikes(convention):
+    counts = shapes("spikformer_tiny")
+    with pytest.raises(ValueError, match="needs .*shapes alone"):
+        convention(counts)
+    with pytest.raises(ValueError, match="skip_zeros needs the values of a run"):
+        dense(counts, skip_zeros=True)
+    if convention is not paper:
+        with pytest.raises(ValueError, match="needs the values of a run.*given rates"):
+            convention(with_rates(counts, {"*": 0.1})[0])
+    assert dense(counts).mj > 0
+
+
+# --- steps of the run -------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_those_of_the_frames():
+    """Eight equal frames are one image shown eight times: the ANN is the same, the bits are those of eight steps."""
+    model, x = firing("spikformer_tiny"), images(2)
+    still, frames = profile(model, x), profile(model, x.expand(8, *x.shape).contiguous())
+    assert (still.counts.time_steps, frames.counts.time_steps) == (4, 8)
+    assert frames.baselines["ANN"].energy.macs == pytest.approx(still.baselines["ANN"].energy.macs)
+    assert list(still.baselines)[2] == "3-bit ANN" and list(frames.baselines)[2] == "4-bit ANN"
+    assert frames.costs["paper"].energy.macs == pytest.approx(2 * still.costs["paper"].energy.macs)
+
+
+def test_averages_over_time_are_found_at_any_number_of_frames():
+    class Average(nn.Module):
+        def forward(self, x, stream=None):
+            return x.mean(0, keepdim=True).expand(x.shape)
+
+    model = firing("stmixer_tiny")
+    model.blocks[1] = Average()
+    for steps in (4, 8, 3):
+        counts = count(model, torch.randn(steps, 2, 3, 16, 16, dtype=torch.float64))
+        reasons = [v.reason for v in check(counts, load_rule("asynchronous")).verdicts if not v.passed]
+        assert "average over time inside the network" in reasons, steps
+
+
+def test_frames_of_different_lengths_are_refused():
+    x = torch.randn(8, 2, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(ValueError, match="batches of 8 and of 4 time steps"):
+        count(firing("spikformer_tiny"), [x, x[:4]])
+
+
+# --- the network without spikes ---------------------------------------------------------------------------------------
+
+
+def test_twins():
+    """An early exit, halted tokens and closed steps spare the spiking network work, and no opponent."""
+    model, x = firing("spikformer_tiny"), images(3)
+    plain = profile(model, x).baselines
+    for adapted in (
+        add_early_exit(model, 0.3),
+        add_halting(model, beta=5.0, gamma=4.0),
+        allocate_time_steps(model, steps={"blocks.*": 2}).eval().freeze(),
+    ):
+        found = profile(adapted.eval(), x)
+        assert found.costs["exact"].energy.mj != profile(model, x).costs["exact"].energy.mj
+        assert found.baselines["ANN"] == replace(plain["ANN"], headroom=found.baselines["ANN"].headroom)
+        if "time_steps" not in dict(adapted.methods):
+            assert found.baselines["ANN, zeros skipped"] == plain["ANN, zeros skipped"]
+    frozen = count(adapted, x)
+    with without_spikes(adapted) as twin:
+        masked = count(twin, x)
+    assert sum(c.macs for c in frozen.operators) < sum(c.macs for c in masked.operators)
+    assert exact(frozen).acs == pytest.approx(exact(count(adapted, x)).acs), "skipping is back"
+
+
+def test_twin_of_spikes_is_the_staircase_network():
+    model, x = firing("ge2mst_tiny").float(), images(2).float()
+    spiking, certificate = convert(quantise(model), x)
+    reference = count(quantise(model).eval(), x)
+    found = profile(spiking, x)
+    assert certificate.differing == 0 and found.counts.operators != reference.operators
+    products = sum(c.tally.active for c in reference.operators if not c.stem)
+    stem = sum(c.tally.inbounds for c in reference.operators if c.stem)
+    assert found.baselines["ANN, zeros skipped"].energy.macs == pytest.approx((stem + products) / 2)
+    assert found.baselines["ANN"].energy.macs == pytest.approx(sum(c.tally.inbounds for c in reference.operators) / 2)
+
+
+def test_networks_whose_time_steps_are_not_known_have_no_zeros_to_skip():
+    model = Tail(nn.Linear(32, 3))
+    model.config = SimpleNamespace(time_steps=4)
+    report = profile(model, torch.randn(2, 1, 6, 6))
+    assert list(report.baselines) == ["ANN", "3-bit ANN"]
+    with pytest.raises(ValueError, match="time steps are not known"):
+        dense(report.counts, skip_zeros=True)
+
+
+# --- parts of attention -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "mixer", "names"),
+    [
+        ("spikformer_tiny", {}, "blocks.0.attn", "qkv"),
+        ("qkformer_tiny", {}, "stages.0.0.attn", "qk"),
+        ("ge2mst_tiny", {"neuron": {"kind": "lif"}}, "stages.2.0.attn", "qkv"),
+        ("ge2mst_tiny", {}, "stages.2.0.attn", "qkv"),
+    ],
+)
+def test_rates_of_q_k_v(name, config, mixer, names):
+    model, x = firing(name, **config), images(2)
+    sent = record_spikes(model, x)[f"{mixer}.proj_in.lif"]
+    (count_of,) = [n for n in count(model, x).neurons if n.module == f"{mixer}.proj_in.lif"]
+    assert "".join(count_of.parts) == names
+    width = sent.shape[-1] // len(names)
+    for i, part in enumerate(count_of.parts.values()):
+        mine = sent[..., i * width : (i + 1) * width]
+        if model.time_axis:
+            assert (part.spikes, part.updates) == (int(mine.count_nonzero()), mine.numel())
+        else:  # codes 0 … 15, spelt in binary over four steps
+            ones = sum(bin(int(k)).count("1") for k in mine.flatten())
+            assert (part.spikes, part.updates) == (ones, 4 * mine.numel())
 
 
 # --- constants -------------------------------------------------------------------------------------------------------
@@ -359,12 +594,6 @@ def test_rates_of_a_run_give_its_energy():
     assert missing == ["blocks.0.attn", "blocks.1.attn"]
     expected = paper(replace(run, operators=alone))
     assert paper(known).mj == pytest.approx(expected.mj, rel=1e-2)  # rates of few entries, rounded to whole spikes
-
-
-def test_exact_does_not_take_shapes_for_silence():
-    """The stem's operations are known without a run."""
-    known, _ = with_rates(shapes("spikformer_tiny"), {"*": 0.2})
-    assert exact(known).macs > 0
 
 
 # --- spread ----------------------------------------------------------------------------------------------------------

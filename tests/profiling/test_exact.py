@@ -95,6 +95,19 @@ def look(call):
     return [a], (active, [weighted], total)
 
 
+def once(call, images):
+    """How many products one pass over all steps has, of entries that are not zero at some step."""
+    name, *operands, options = call
+
+    def any_step(x):
+        if isinstance(x, torch.nn.Parameter) or (name != "matmul" and x is operands[1]):
+            return x
+        steps = x.unflatten(0, (-1, images)) if name.startswith("conv") else x  # (T, B, …)
+        return steps.ne(0).any(0).to(x.dtype)
+
+    return look((name, *map(any_step, operands), options))[1][0]
+
+
 def class_of(tensors):
     """("spikes" | "codes" | "sums" | "real", unit) of all values of an operand."""
     values = np.unique(np.concatenate([array(x).ravel() for x in tensors]))
@@ -111,7 +124,7 @@ def class_of(tensors):
 
 
 def brute_force(model, batches):
-    """(MACs, ACs) with integers added, (MACs, ACs) with integers multiplied, of every product in order."""
+    """(MACs, ACs) with integers added, with integers multiplied, (once, 0): of every product in order."""
     runs = []
     for x in batches:
         with Calls() as calls, torch.no_grad():
@@ -123,13 +136,14 @@ def brute_force(model, batches):
         classes = [class_of(tensors) for tensors in zip(*operands, strict=True)]
         active, total = sum(n[0] for n in numbers), sum(n[2] for n in numbers)
         names = [name for name, _ in classes]
+        passes = sum(once(call, x.shape[-4]) for call, x in zip(same, batches, strict=True)), 0
         if "spikes" in names or "codes" in names:
-            results.append(((0, active), (0, active)))
+            results.append(((0, active), (0, active), passes))
         elif "sums" in names:
             added = [sum(n[1][i] for n in numbers) / classes[i][1] for i in range(len(names)) if names[i] == "sums"]
-            results.append(((0, min(added)), (active, 0)))
+            results.append(((0, min(added)), (active, 0), passes))
         else:
-            results.append(((total, 0), (total, 0)))
+            results.append(((total, 0), (total, 0), passes))
     return results
 
 
@@ -182,8 +196,12 @@ CASES = {name: small(name) for name in list_models("*_tiny")} | {
 
 def check(model, batches):
     counts = count(model, batches)
-    expected = brute_force(model, batches)
-    for integers, results in zip(("add", "multiply"), zip(*expected, strict=True), strict=True):
+    *expected, passes = zip(*brute_force(model, batches), strict=True)
+    assert counts.one_pass
+    assert [(c.module, c.tally.once) for c in counts.operators] == [
+        (c.module, n) for c, (n, _) in zip(counts.operators, passes, strict=True)
+    ]
+    for integers, results in zip(("add", "multiply"), expected, strict=True):
         ours = [charge(c, integers=integers) for c in counts.operators]
         found = [(c.module, c.operator, e.macs, e.acs) for c, e in zip(counts.operators, ours, strict=True)]
         for (module, operator, macs, acs), wanted in zip(found, results, strict=True):

@@ -376,7 +376,7 @@ def test_heads_of_adapted_models_are_exempt(runs):
     model = load_model(runs / "exit" / "final.safetensors")
     counts = count(model, torch.randn(2, 1, 16, 16))
     (head,) = (c for c in counts.operators if c.module == "model.head")
-    assert head.part == "head"
+    assert head.head
     verdicts = {v.module: v for v in check(counts, load_rule("asynchronous")).verdicts}
     assert verdicts["model.head"].reason == "head: exempt"
 

@@ -56,12 +56,6 @@ class Adapted(SpikingModel):
         """As the model inside."""
         return self.model.meets_target
 
-    def dense_twin(self) -> SpikingModel:
-        """The model of the zoo on the meta device: what baselines without spikes are counted on."""
-        with torch.device("meta"):
-            twin: Any = type(self.base)
-            return twin(self.base.config).eval()
-
     @property
     def base(self) -> SpikingModel:
         """The model of the zoo."""

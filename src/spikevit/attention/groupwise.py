@@ -57,7 +57,7 @@ class Groupwise(Mixer):
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """From spikes of all parts (T, B, H, W, parts · C) to the input of proj_out (T, B, H, W, C)."""
         grid = (parts.shape[2], parts.shape[3])
-        scales = parts.unflatten(-1, (self.parts, len(self.windows), -1)).unbind(-2)
+        scales = parts.unflatten(-1, (len(self.parts), len(self.windows), -1)).unbind(-2)
         mixed = [self._scale(i, part, grid, stream) for i, part in enumerate(scales)]
         return self.after(torch.cat(mixed, -1), stream)
 
@@ -70,7 +70,7 @@ class Groupwise(Mixer):
             part = F.pad(part, (0, 0, 0, -width % w, 0, -height % h))
         windows = part.unflatten(3, (-1, w)).unflatten(2, (-1, h)).movedim(4, 3)  # (T, B, H/h, W/w, h, w, parts · c)
         heads = self.heads // len(self.windows)
-        tokens = windows.flatten(4, 5).unflatten(-1, (self.parts, heads, -1)).movedim(4, -2)
+        tokens = windows.flatten(4, 5).unflatten(-1, (len(self.parts), heads, -1)).movedim(4, -2)
         mixed = self.attend(i, tokens, stream).movedim(-2, 4).flatten(5)  # (T, B, H/h, W/w, M, c)
         maps = mixed.unflatten(4, (h, w)).movedim(3, 4).flatten(4, 5).flatten(2, 3)
         return maps[:, :, :height, :width]
@@ -117,7 +117,7 @@ class GroupwiseQK(Groupwise):
     No product of matrices. The neurons of the mask fire once, or not.
     """
 
-    parts = 2
+    parts = ("q", "k")
 
     def __init__(self, dim: int, heads: int, *, neuron: Neurons, **options):
         super().__init__(dim, heads, neuron=neuron, **options)

@@ -32,7 +32,7 @@ class Mixer(nn.Module):
         membrane: residual streams of membrane potentials.
     """
 
-    parts = 3
+    parts: tuple[str, ...] = ("q", "k", "v")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Mixer(nn.Module):
         check_heads(dim, heads)
         self.heads = heads
         self.lif = neuron.build() if membrane else None
-        self.proj_in = SpikingLinear(dim, self.parts * dim, bias=bias, neuron=neuron)
+        self.proj_in = SpikingLinear(dim, len(self.parts) * dim, bias=bias, neuron=neuron)
         self.attn_lif: nn.Module = neuron.build(threshold)
         self.proj_out: LinearBN | SpikingLinear
         if membrane:

@@ -47,7 +47,7 @@ class MSTokenAttention(Mixer):
     `kernel` 3 in the CIFAR-10 and ImageNet code. Spikes of the mask (T, B, N, heads).
     """
 
-    parts = 2
+    parts = ("q", "k")
     kernel = 3
 
     def __init__(self, dim: int, heads: int, *, neuron: Neurons, **options):

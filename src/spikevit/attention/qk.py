@@ -14,7 +14,7 @@ from spikevit.neurons import Stream
 class QKTokenAttention(Mixer):
     """mask = LIF(Σ_channels q): per head, which tokens of k pass; spikes of the mask (T, B, N, heads)."""
 
-    parts = 2
+    parts = ("q", "k")
 
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """mask ⊙ k."""
@@ -26,7 +26,7 @@ class QKTokenAttention(Mixer):
 class QKChannelAttention(Mixer):
     """mask = LIF(Σ_tokens q): which channels of k pass; spikes of the mask (T, B, 1, C). Heads make no difference."""
 
-    parts = 2
+    parts = ("q", "k")
 
     def mix(self, parts: Tensor, x: Tensor, stream: Stream | None) -> Tensor:
         """mask ⊙ k."""

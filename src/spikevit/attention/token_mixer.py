@@ -30,7 +30,7 @@ class TokenMixing(nn.Module):
 class SpikingTokenMixer(Mixer):
     """out = proj_out(LIF(STM(proj_in(x)))): the number of tokens is fixed by the image size."""
 
-    parts = 1
+    parts = ("v",)
 
     def __init__(self, dim: int, heads: int, *, tokens: int | None = None, **options):
         super().__init__(dim, heads, **options)

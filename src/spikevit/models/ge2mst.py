@@ -7,11 +7,10 @@ everywhere, so that every product behind the first convolution has spikes for an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
@@ -121,13 +120,6 @@ class Ge2mST(SpikingModel):
             on_grid_(fold_batch_norm_(self), config.grid_bits, self._most_levels())
         if config.spikes is not None:
             spiking_(self, {name: ExpG(steps, groups) for name, steps, groups in config.spikes})
-
-    def dense_twin(self) -> Ge2mST:
-        """The staircase network behind the spikes: what it is as an ANN; itself before conversion."""
-        if self.config.spikes is None:
-            return self
-        with torch.device("meta"):
-            return Ge2mST(replace(self.config, spikes=None, grid_bits=None)).eval()
 
     @property
     def activation_bits(self) -> int:

@@ -70,3 +70,5 @@ register("sdt_2_512", SpikeDrivenTransformer, _CIFAR, embed_dim=512)
 register("sdt_tiny", SpikeDrivenTransformer, _CIFAR, embed_dim=64, num_heads=4)
 for _dim in (384, 512, 768):
     register(f"sdt_8_{_dim}", SpikeDrivenTransformer, SDTConfig(embed_dim=_dim))
+for _depth in (6, 10):
+    register(f"sdt_{_depth}_512", SpikeDrivenTransformer, SDTConfig(embed_dim=512, depth=_depth))

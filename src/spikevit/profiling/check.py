@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from spikevit.adaptive.adapted import own_name
 from spikevit.errors import unknown
 from spikevit.profiling.constants import read_yaml
 from spikevit.profiling.count import Counts, Operand, OperatorCount, OtherCount
@@ -35,7 +36,10 @@ PRODUCT_OF_TWO = "product of two activations"
 
 @dataclass(frozen=True)
 class Rule:
-    """operands: classes of which each product needs one; exempt: "stem", "head" or modules; forbid: see FORBIDDABLE."""
+    """operands: classes of which each product needs one; exempt: "stem", "head" or modules; forbid: see FORBIDDABLE.
+
+    The head is the last product with a weight, where no neurons follow: what the network reads out.
+    """
 
     name: str
     about: str
@@ -125,9 +129,9 @@ def _product(c: OperatorCount, rule: Rule) -> Verdict:
     def verdict(passed: bool, reason: str) -> Verdict:
         return Verdict(c.module, c.operator, names, passed, reason)
 
-    place = "stem" if c.stem else c.part
-    if place in rule.exempt or c.module in rule.exempt:
-        return verdict(True, f"{place}: exempt")
+    places = ("stem",) * c.stem + ("head",) * c.head
+    if exempt := [place for place in (*places, own_name(c.module)) if place in rule.exempt]:
+        return verdict(True, f"{exempt[0]}: exempt")
     if len(c.operands) > 1 and PRODUCT_OF_TWO in rule.forbid:
         return verdict(False, "product of two activations: both must wait for each other")
     fits = [operand for operand in c.operands if operand.kind.name in rule.operands]

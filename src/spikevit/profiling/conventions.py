@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import ceil, log2
+from math import ceil, inf, log2, sqrt
 
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.count import SHIFT, Counts, Operand, OperatorCount, Tally
+from spikevit.profiling.count import RATES, SHAPES, SHIFT, VALUES, Counts, Operand, OperatorCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Values
 
 FP32 = load_constants("fp32")
@@ -53,8 +53,15 @@ class Energy:
         )
 
 
-def _is_head(c: OperatorCount) -> bool:
-    return c.part == "head"
+def _need(counts: Counts, convention: str, *known: str) -> None:
+    """Refuses counts that lack what the convention charges: nothing is silently zero."""
+    if counts.known not in known:
+        what = "firing rates" if RATES in known else "the values of a run"
+        has = "shapes alone" if counts.known == SHAPES else "shapes and given rates"
+        raise ValueError(
+            f"{convention} needs {what}, and these counts are of {has}: count the model on images"
+            f"{', or give rates (with_rates)' if RATES in known else ''}"
+        )
 
 
 def _total(parts, images: int, constants: Constants) -> Energy:
@@ -67,19 +74,21 @@ def paper(counts: Counts, constants: Constants = FP32, *, stem: str = "every ste
     E = 4.6 pJ · FLOPs(first convolution) + 0.9 pJ · Σ SOP over the other convolutions, linear maps and attention
     products; SOP = rate · T · FLOPs, rate being the layer's average firing rate: that of its operand, of an
     attention product's sparser one. FLOPs are dense multiply-accumulates, padding included. Batch norm is folded;
-    neurons, memory and the head are free.
+    neurons, memory and the head (`OperatorCount.head`) are free.
 
     Args:
         stem: "every step" charges convolutions of a still image T times, as published figures do; "once" as executed.
     """
-    repeats = counts.time_steps if stem == "every step" and not counts.frames else 1
-    return _total((_paper(c, constants, repeats) for c in counts.operators), counts.images, constants)
+    _need(counts, "paper", VALUES, RATES)
+    return _total((paper_charge(c, counts, constants, stem=stem) for c in counts.operators), counts.images, constants)
 
 
-def _paper(c: OperatorCount, constants: Constants, repeats: int = 1) -> Energy:
-    if _is_head(c):
+def paper_charge(c: OperatorCount, counts: Counts, constants: Constants = FP32, *, stem: str = "every step") -> Energy:
+    """What `paper` charges for one product of `counts`, for all of its images."""
+    if c.head:
         return Energy(constants=constants)
     if c.stem:
+        repeats = counts.time_steps if stem == "every step" and not counts.frames else 1
         return Energy(macs=c.macs * repeats, constants=constants)
     return Energy(acs=c.macs * min(c.rate(i) for i in range(len(c.operands))), constants=constants)
 
@@ -90,6 +99,7 @@ def exact(counts: Counts, constants: Constants = FP32, *, integers: str = "add")
     By class of operand, see `charge`; and a shift for each entry that is scaled by a power of two. What is
     executed is charged: a first convolution that all steps share, once.
     """
+    _need(counts, "exact", VALUES)
     shifts = Energy(shifts=sum(o.elements for o in counts.elementwise if o.operator == SHIFT), constants=constants)
     parts = (charge(c, constants, integers=integers) for c in counts.operators)
     return _total((shifts, *parts), counts.images, constants)
@@ -124,6 +134,7 @@ def syops(counts: Counts, constants: Constants = FP32) -> Energy:
     Functional matrix products count nothing. Batch norm counts, though it can be folded: two MACs an entry. One AC for
     each update of a neuron.
     """
+    _need(counts, "syops", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -142,6 +153,7 @@ def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
     Linear maps and convolutions (not functional products, not token mixing); inputs of −1, 0 and 1 make ACs, any other
     MACs; products of which an operand is zero, or that meet padding, do not count.
     """
+    _need(counts, "neurobench", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -155,16 +167,18 @@ def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
 def memory(counts: Counts, constants: Constants = FP32) -> Energy:
     """`exact`, and the data movement of an event-driven machine without reuse (after Lemaire et al., 2022).
 
-    An accumulate fetches its weight, and fetches and stores a membrane; a MAC fetches its weight and its input, and
-    each output is stored once. A neuron's update fetches and stores its membrane; every spike is stored once and
-    fetched once by each product it goes into. Widths and cost of an access are in the constants.
+    An accumulate fetches its weight, and fetches and stores a membrane potential; each spike is fetched once by each
+    product it goes into. A MAC fetches its weight and its input, so that the input's entries are not charged again;
+    each of its outputs is stored once. A neuron's update fetches and stores its membrane potential, and every spike is
+    stored once. Widths and cost of an access are in the constants.
     """
+    _need(counts, "memory", VALUES)
     word, spike = constants.access(constants.bits), constants.access(constants.spike_bits)
     parts = []
     for c in counts.operators:
         e = charge(c, constants)
-        moved = e.acs * 3 * word + e.macs * 2 * word + (c.tally.outputs * word if e.macs else 0.0)
-        moved += sum(c.tally.nonzero) * (word if e.macs else spike)
+        moved = e.acs * 3 * word
+        moved += e.macs * 2 * word + c.tally.outputs * word if e.macs else sum(c.tally.nonzero) * spike
         parts.append(replace(e, other_pj=moved))
     for n in counts.neurons:
         parts.append(Energy(other_pj=n.updates * 2 * word + n.spikes * spike, constants=constants))
@@ -185,23 +199,57 @@ CONVENTIONS: dict[str, Callable[[Counts, Constants], Energy]] = {
 # --- the same network without spikes ----------------------------------------------------------------------------------
 
 
-def dense(counts: Counts, constants: Constants = FP32, *, bits: int | None = None) -> Energy:
+def dense(counts: Counts, constants: Constants = FP32, *, bits: int | None = None, skip_zeros: bool = False) -> Energy:
     """The same network as an ANN: every product in bounds once, not at T steps, as a MAC.
 
-    bits: of its activations behind the first convolution; None: full width. Fewer bits make fewer partial products
-    in the multiplier (`Constants.narrow`); T steps of spikes carry as much as ⌈log2(T + 1)⌉ bits.
+    Args:
+        bits: of its activations behind the first convolution; None: full width. Fewer bits make fewer partial products
+            in the multiplier (`Constants.narrow`); T steps of spikes carry as much as ⌈log2(T + 1)⌉ bits.
+        skip_zeros: products behind the first convolution with a factor of zero are left out, as spikes leave them out.
+            An activation is zero where the spiking network's is at every time step.
+
+    Raises:
+        ValueError: skip_zeros with counts of shapes alone, or of a network whose time steps are not known.
     """
-    stem, others = _stem_and_others(counts)
-    stem, others = stem / (counts.time_steps if counts.frames else 1), others / counts.time_steps
+    stem, others = _products(counts, skip_zeros)
     if bits is None:
         return Energy(macs=stem + others, constants=constants)
     return Energy(macs=stem, acs=others, other_pj=others * constants.narrow(bits), constants=constants)
 
 
-def _stem_and_others(counts: Counts) -> tuple[float, float]:
-    """Products in bounds per image, as executed: of the convolutions of the image, and of all others."""
-    stem = sum(c.tally.inbounds for c in counts.operators if c.stem)
-    return stem / counts.images, sum(c.tally.inbounds for c in counts.operators) / counts.images - stem / counts.images
+def dense_memory(
+    counts: Counts, constants: Constants = FP32, *, bits: int | None = None, skip_zeros: bool = False
+) -> Energy:
+    """`dense`, and the data movement that `memory` charges for MACs.
+
+    Each product fetches its weight and its activation, of `bits` bits behind the first convolution, and each output of
+    the one pass is stored once.
+    """
+    e = dense(counts, constants, bits=bits, skip_zeros=skip_zeros)
+    stem, others = _products(counts, skip_zeros)
+    word, activation = constants.access(constants.bits), constants.access(bits or constants.bits)
+    outputs = sum(c.tally.outputs / _passes(c, counts) for c in counts.operators) / counts.images
+    return replace(e, other_pj=e.other_pj + (stem + others + outputs) * word + stem * word + others * activation)
+
+
+def _passes(c: OperatorCount, counts: Counts) -> int:
+    """How many times as often the product ran as in one pass: T, but for a first convolution that is shared."""
+    return counts.time_steps if counts.frames or not c.stem else 1
+
+
+def _products(counts: Counts, skip_zeros: bool = False) -> tuple[float, float]:
+    """Products of one pass, per image: of the first convolutions, and all others."""
+    if skip_zeros:
+        _need(counts, "skip_zeros", VALUES)
+        if not counts.one_pass:
+            raise ValueError(
+                "skip_zeros needs to know which activations are zero at every time step, and this network's time steps "
+                "are not known to the counter"
+            )
+    stem = sum(c.tally.inbounds / _passes(c, counts) for c in counts.operators if c.stem)
+    behind = [c for c in counts.operators if not c.stem]
+    others = sum(c.tally.once if skip_zeros else c.tally.inbounds / _passes(c, counts) for c in behind)
+    return stem / counts.images, others / counts.images
 
 
 def matched_bits(time_steps: int) -> int:
@@ -209,21 +257,34 @@ def matched_bits(time_steps: int) -> int:
     return ceil(log2(time_steps + 1))
 
 
-def break_even(counts: Counts, baseline: Energy) -> float:
-    """The firing rate at which the spiking network costs what `baseline` does: `exact`, all operands firing alike.
+def headroom(counts: Counts, baseline: Energy) -> float:
+    """How many times as active all operands could be until the spiking network costs what `baseline` does (`exact`).
 
-    Above 1 it never costs more, below 0 the first convolution alone costs more.
+    Were every operand f times as often non-zero, products with weights would cost f times as many accumulates, and
+    products of two activations f². The rest F (first convolution, products of real values, shifts) stays:
+
+        F + f·A + f²·B = baseline
+
+    A and B are those of this network's own operands, sums of spikes included. Below 1 it costs more than the baseline
+    already; 0 where F alone does; ∞ where there is no accumulate.
     """
-    stem, others = _stem_and_others(counts)
     c = baseline.constants
-    return (baseline.mj * 1e9 - stem * c.mac) / (others * c.add) if others else float("nan")
+    spent = exact(counts, c)
+    pairs = sum(charge(o, c).acs for o in counts.operators if len(o.operands) > 1) / counts.images * c.add
+    single = spent.acs * c.add - pairs
+    left = baseline.mj * 1e9 - (spent.mj * 1e9 - single - pairs)
+    if left <= 0:
+        return 0.0
+    if not pairs:
+        return left / single if single else inf
+    return (sqrt(single**2 + 4 * pairs * left) - single) / (2 * pairs)
 
 
 # --- from published rates, without a run ------------------------------------------------------------------------------
 
 
 def with_rates(counts: Counts, rates: Mapping[str, float]) -> tuple[Counts, list[str]]:
-    """Counts from shapes alone (`count_shapes`), as if each product's operand fired at a published rate.
+    """Counts from shapes alone (`count_shapes`), as if each product's operand fired at a published rate: for `paper`.
 
     Args:
         rates: by module, shell patterns welcome ("stages.0.*.mlp.fc2"); of two data operands, the sparser one's.
@@ -242,7 +303,7 @@ def with_rates(counts: Counts, rates: Mapping[str, float]) -> tuple[Counts, list
         found = [rate for pattern, rate in rates.items() if fnmatchcase(c.module, pattern)]
         if c.stem:  # images are real values
             known.append(replace(c, operands=[Operand(Values(None), o.origin) for o in c.operands]))
-        elif _is_head(c):
+        elif c.head:
             known.append(c)
         elif not found:
             missing.append(c.module)
@@ -250,6 +311,5 @@ def with_rates(counts: Counts, rates: Mapping[str, float]) -> tuple[Counts, list
             rate = found[0]
             t = c.tally
             fired = (round(t.size[0] * rate), round(t.size[1] * rate))
-            tally = Tally(t.calls, t.macs, t.inbounds, round(t.inbounds * rate), t.weighted, t.outputs, fired, t.size)
-            known.append(replace(c, tally=tally))
-    return replace(counts, operators=known), list(dict.fromkeys(missing))
+            known.append(replace(c, tally=replace(t, nonzero=fired)))
+    return replace(counts, operators=known, known=RATES), list(dict.fromkeys(missing))

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spikevit.adaptive.adapted import own_name
+from spikevit.attention.mixer import Mixer
 from spikevit.models import SpikingModel
 from spikevit.neurons import SomeSteps, SpikeTrain, Staircase
-from spikevit.profiling.observe import FIRING, fired
+from spikevit.profiling.observe import FIRING, fired, seen, spikes_of
 from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_of, work_of
 from spikevit.profiling.origins import Origin, Origins
 from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
@@ -28,6 +28,8 @@ from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHIFT = "shift"  # what an entry costs that is scaled by a power of two
 KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the spread
+COMPARISONS = ("ge", "gt", "le", "lt", "heaviside", "sign")  # inside a module: neurons that are not ours
+VALUES, RATES, SHAPES = "values", "rates", "shapes"
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Tally:
     macs: multiply-accumulates of the dense operation, padding included. inbounds: those that do not meet padding.
     active: those of inbounds whose two entries, weights too, are not zero. weighted: the same, each weighted with the
     size of the first, of the second data operand's entry (of whole-number codes: how many additions it stands for).
+    once: active ones of one pass over all time steps, an entry being zero there if it is zero at every step.
     outputs: entries that came out. nonzero, size: of each data operand.
     """
 
@@ -48,6 +51,7 @@ class Tally:
     outputs: int = 0
     nonzero: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
+    once: int = 0
 
     def __iadd__(self, other: Tally) -> Tally:
         for f in fields(self):
@@ -77,7 +81,8 @@ class OperatorCount:
 
     Weights are not data: convolution and linear map have one operand, a product of two activations has two.
     folded_norm: the module's batch norm is part of the weight. layer: the module is a linear map or a convolution, not
-    one that multiplies with a parameter of its own.
+    one that multiplies with a parameter of its own. head: it is the last product with a weight, and no neurons follow:
+    what the network reads out.
     """
 
     module: str
@@ -86,11 +91,7 @@ class OperatorCount:
     tally: Tally = field(default_factory=Tally)
     folded_norm: bool = False
     layer: bool = True
-
-    @property
-    def part(self) -> str:
-        """The part of the model that the module belongs to: "head", "blocks", …; models around it are left out."""
-        return own_name(self.module).split(".")[0]
+    head: bool = False
 
     @property
     def macs(self) -> int:
@@ -114,11 +115,25 @@ class OperatorCount:
 
 @dataclass
 class NeuronCount:
-    """A layer of neurons: membrane updates (neurons · steps), and spikes, summed over images."""
+    """A layer of neurons: membrane updates (neurons · steps), and spikes, summed over images.
+
+    parts: updates and spikes of q, k, v, …, where one call of neurons gives them all.
+    """
 
     module: str
     updates: int = 0
     spikes: int = 0
+    parts: dict[str, NeuronCount] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Share of the updates that fired."""
+        return self.spikes / self.updates if self.updates else 0.0
+
+    def add(self, updates: int, spikes: int) -> None:
+        """More of both."""
+        self.updates += updates
+        self.spikes += spikes
 
 
 @dataclass
@@ -139,6 +154,9 @@ class OtherCount:
 class Counts:
     """What a run over `images` images executed. Lists are in order of execution.
 
+    time_steps: of the run, those of its frames where it had frames.
+    known: "values" of a run; "shapes" alone (`count_shapes`); or "rates" that were given for shapes (`with_rates`).
+    one_pass: whether `Tally.once` is known; not of a network of several time steps that is not ours.
     elementwise: additions, norms, pools, activation functions: no convention charges them, except batch norm.
     frames: the first convolution ran at every step by itself, as of sequences of images; of a still one it is shared.
     uncounted: operators on data that this counter does not know, and so what the totals lack.
@@ -148,6 +166,8 @@ class Counts:
     images: int = 0
     time_steps: int = 1
     frames: bool = False
+    known: str = VALUES
+    one_pass: bool = True
     operators: list[OperatorCount] = field(default_factory=list)
     neurons: list[NeuronCount] = field(default_factory=list)
     elementwise: list[OtherCount] = field(default_factory=list)
@@ -166,9 +186,24 @@ class Counts:
                 images,
                 self.time_steps,
                 self.frames,
+                self.known,
+                self.one_pass,
                 [replace(c, tally=tallies[i]) for i, c in enumerate(self.operators) if i in tallies],
                 list(neurons.values()),
             )
+
+    @property
+    def firing_rate(self) -> float:
+        """Share of all (step, neuron) cells that fired."""
+        updates = sum(n.updates for n in self.neurons)
+        return sum(n.spikes for n in self.neurons) / updates if updates else 0.0
+
+    @property
+    def activity(self) -> float:
+        """Share of the products in bounds, behind the first convolution, of which no factor is zero."""
+        behind = [c.tally for c in self.operators if not c.stem]
+        inbounds = sum(tally.inbounds for tally in behind)
+        return sum(tally.active for tally in behind) / inbounds if inbounds else 0.0
 
 
 class _Counter(TorchDispatchMode):
@@ -186,6 +221,11 @@ class _Counter(TorchDispatchMode):
         self.others: dict[tuple[str, str, str], OtherCount] = {}
         self.batch: dict[tuple[str, str, int], Tally] = {}
         self.batch_neurons: dict[str, NeuronCount] = {}
+        self.parts = {
+            f"{name}.proj_in.lif": m.parts for name, m in modules.items() if isinstance(m, Mixer) and len(m.parts) > 1
+        }
+        self.head: tuple[str, str, int] | None = None  # the last product with a weight, until neurons follow it
+        self.one_pass = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -199,6 +239,7 @@ class _Counter(TorchDispatchMode):
         inputs = list(_tensors(args))
         values_first = sorted(inputs, key=lambda x: not x.is_floating_point())  # then indices and masks
         origin = self.origins.first(values_first) or self.origins.first(_tensors(kwargs.values()))
+        steps = max((o.steps for x in inputs if (o := self.origins[x])), default=1)
         out = func(*args, **kwargs)
         if origin is None:
             return out
@@ -210,10 +251,14 @@ class _Counter(TorchDispatchMode):
             name = ""
         elif not self.inside_neuron:
             name = self._other(name, work, inputs, args, out, origin)
+            if name in ("mean", "sum") and steps == len(inputs[0]) > 1 and 0 in _dims(inputs[0], args):
+                steps = 1
         alone = not product and work != "unknown" and sum(map(self._is_data, inputs)) == 1
         still_the_image = alone and origin.operator == "image"
         if name and not still_the_image:
-            origin = Origin(name, self.running[-1][0])
+            origin = Origin(name, self.running[-1][0], steps)
+        elif steps > origin.steps:
+            origin = origin._replace(steps=steps)
         for tensor in _tensors((out,)):
             self.origins[tensor] = origin
         return out
@@ -245,8 +290,15 @@ class _Counter(TorchDispatchMode):
             )
         for operand, i in zip(record.operands, data, strict=True):
             operand.origin = self.origins[product.operands[i]] or operand.origin
+        self.head = key if len(data) == 1 and not record.stem else None
         with _named(operator, module):
             tally = _measure(product, out, data, record.operands)
+            steps = [operand.origin.steps for operand in record.operands]
+            tally.once = tally.active
+            if max(steps) > 1 and not out.is_meta:
+                once = _once(product, out, data, steps)
+                self.one_pass &= once is not None
+                tally.once = once or 0
         record.tally += tally
         self.batch.setdefault(key, Tally()).__iadd__(tally)
         return operator
@@ -263,6 +315,8 @@ class _Counter(TorchDispatchMode):
         elif name in ("mul", "div") and len(data := [o for x in inputs if (o := self.origins[x])]) > 1:
             spikes = name == "mul" and all(o.operator in ("neuron", "staircase") for o in data)
             remark = "of spikes" if spikes else "of activations"
+        if name in COMPARISONS and module:
+            self.head = None
         operator = SHIFT if name in ("mul", "div") and _is_power_of_two(args[1:2], self._is_data) else name
         record = self.others.setdefault(
             (module, operator, remark), OtherCount(module, operator, work, origin, remark=remark)
@@ -275,9 +329,7 @@ class _Counter(TorchDispatchMode):
         return name
 
     def _over_time(self, x: Tensor, args: tuple) -> bool:
-        dims = args[1] if len(args) > 1 and args[1] is not None else range(x.dim())
-        dims = [dims] if isinstance(dims, int) else dims
-        return self.time_steps > 1 and x.dim() > 2 and len(x) == self.time_steps and 0 in [d % x.dim() for d in dims]
+        return self.time_steps > 1 and x.dim() > 2 and len(x) == self.time_steps and 0 in _dims(x, args)
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -302,15 +354,22 @@ class _Counter(TorchDispatchMode):
             self.running.pop()
             if neuron:
                 spikes = out.steps if isinstance(out, SpikeTrain) else out.data if isinstance(out, SomeSteps) else out
-                steps = module.code.time_steps if isinstance(module, Staircase) else 1
-                number, cells = (0, spikes.numel() * steps) if spikes.is_meta else fired(module, out)
+                code = module.code.time_steps if isinstance(module, Staircase) else 1
+                number, cells = (0, spikes.numel() * code) if spikes.is_meta else fired(module, out)
                 if isinstance(out, SomeSteps):  # membranes that were not computed are no updates
                     cells = out.computed * out.shape[1:].numel()
-                for neurons in (self.neurons, self.batch_neurons):
-                    count = neurons.setdefault(name, NeuronCount(name))
-                    count.updates += cells
-                    count.spikes += number
-                self.origins[spikes] = Origin("staircase" if isinstance(module, Staircase) else "neuron", name)
+                count = self.neurons.setdefault(name, NeuronCount(name))
+                count.add(cells, number)
+                self.batch_neurons.setdefault(name, NeuronCount(name)).add(cells, number)
+                if name in self.parts and not spikes.is_meta:
+                    names = self.parts[name]
+                    for part, sent in zip(names, seen(module, out).chunk(len(names), -1), strict=True):
+                        rows = count.parts.setdefault(part, NeuronCount(part))
+                        rows.add(cells // len(names), spikes_of(module, sent))
+                kind = "staircase" if isinstance(module, Staircase) else "neuron"
+                steps = 1 if isinstance(module, Staircase) else min(len(spikes), self.time_steps)
+                self.origins[spikes] = Origin(kind, name, steps)
+                self.head = None
             self.inside_neuron -= neuron  # last: what this hook computes is not the model's
 
         return leave
@@ -334,6 +393,12 @@ def _is_power_of_two(factors: tuple, is_data: Callable[[Tensor], bool]) -> bool:
             factor = factor.item()
         return isinstance(factor, (int, float)) and abs(frexp(factor)[0]) == 0.5
     return False
+
+
+def _dims(x: Tensor, args: tuple) -> list[int]:
+    """The axes that a sum or mean of x goes over."""
+    dims = args[1] if len(args) > 1 and args[1] is not None else range(x.dim())
+    return [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -384,6 +449,26 @@ def _active(product: Product, out: Tensor, data: list[int], operands: list[Opera
     return int((a_fired * b_fired).sum()), weighted[0], weighted[1]
 
 
+def _once(product: Product, out: Tensor, data: list[int], steps: list[int]) -> int | None:
+    """Active products of one pass: each data operand is non-zero where it is at any of its `steps`.
+
+    None: where operands have different numbers of steps, or their first axis is not that of time.
+    """
+    most = max(steps)
+    found: list[Tensor] = []
+    for i, x in enumerate(product.operands):
+        batched = x.dim() > 2 and product.operator == "matmul"
+        if i in data and steps[data.index(i)] == most:
+            if len(x) % most or not (i == 0 or batched):
+                return None
+            x = x.unflatten(0, (most, -1)).ne(0).any(0).to(x.dtype)
+        elif batched:  # the same at every step
+            x = x[: len(x) // most]
+        found.append(x)
+    ones = [Operand(Values({"1": 1.0})) for _ in data]
+    return _active(replace(product, operands=(found[0], found[1])), out, data, ones)[0]
+
+
 class _Look:
     """A tensor that goes into a product: sums over some axes of what is not zero. operand: what is known of data."""
 
@@ -421,17 +506,17 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
     tensor (B, ...), or a tuple of all arguments of the model, images first. The mode of the model stays as it is.
 
     Raises:
-        ValueError: no images; inputs the model does not take; activations that are not finite, with their module.
+        ValueError: no images; inputs the model does not take; frames of different lengths; activations that are not
+            finite, with their module.
     """
     from torch.backends import mha
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    config = getattr(model, "config", None)
-    counter = _Counter(
-        dict(model.named_modules()),
-        steps := getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1,
-    )
-    counts = Counts(time_steps=steps)
+    ours = isinstance(model, SpikingModel)
+    config: Any = getattr(model, "config", None)
+    steps = getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1
+    counter, counts = _Counter(dict(model.named_modules()), steps), Counts(time_steps=steps)
+    heads: set[Any] = set()
     keys: dict[tuple[str, str, int], int] = {}
     fast = mha.get_fastpath_enabled()
     try:
@@ -441,12 +526,17 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
                 inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
                 if not inputs or not isinstance(inputs[0], Tensor) or not len(inputs[0]):
                     raise ValueError(f"a batch must be a tensor of at least one image; got {_shown(inputs)}")
-                if isinstance(model, SpikingModel) and len(inputs) > 1:
+                if ours and len(inputs) > 1:
                     raise ValueError(f"{type(model).__name__} takes images alone, no labels; got {_shown(inputs)}")
+                frames = ours and inputs[0].dim() == 5
+                taken = len(inputs[0]) if frames else steps
+                if counts.images and taken != counts.time_steps:
+                    raise ValueError(f"batches of {counts.time_steps} and of {taken} time steps: count each by itself")
+                counter.time_steps = counts.time_steps = taken
                 counter.origins.forget()
-                counter.batch, counter.batch_neurons = {}, {}
+                counter.batch, counter.batch_neurons, counter.head = {}, {}, None
                 for x in _tensors(inputs):
-                    counter.origins[x] = Origin("image")
+                    counter.origins[x] = Origin("image", steps=taken if frames else 1)
                 try:
                     model(*inputs)
                 except TypeError as error:
@@ -454,10 +544,11 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
                         f"{type(model).__name__} does not take {_shown(inputs)}: {error}; "
                         "a batch may be a tuple of all its arguments"
                     ) from error
-                frames = inputs[0].dim() == 5 and isinstance(model, SpikingModel)
+                heads.add(counter.head)
                 counts.frames = frames or not getattr(model, "shares_stem", True)
                 images = inputs[0].shape[1 if frames else 0]
                 counts.images += images
+                counts.known = SHAPES if inputs[0].is_meta else VALUES
                 for key in counter.batch:
                     keys.setdefault(key, len(keys))
                 if len(counts.batches) < KEPT_BATCHES:
@@ -467,7 +558,8 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
         mha.set_fastpath_enabled(fast)
     if not counts.images:
         raise ValueError("batches is empty: there is no image to count on")
-    counts.operators = [counter.operators[key] for key in keys]
+    counts.operators = [replace(counter.operators[key], head=key in heads) for key in keys]
+    counts.one_pass = counter.one_pass and (ours or steps == 1)
     counts.neurons = list(counter.neurons.values())
     for other in counter.others.values():
         (counts.uncounted if other.work == "unknown" else counts.elementwise).append(other)

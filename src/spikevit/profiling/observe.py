@@ -26,12 +26,15 @@ def seen(neuron: nn.Module, out: Any) -> Tensor:
     return dense(out)
 
 
+def spikes_of(neuron: nn.Module, sent: Tensor) -> int:
+    """How many spikes that is (of `seen`), or stands for."""
+    return int(spike_count(sent, neuron.code).sum() if isinstance(neuron, Staircase) else sent.count_nonzero())
+
+
 def fired(neuron: nn.Module, out: Any) -> tuple[int, int]:
     """How many spikes that is, or stands for, and of how many (step, neuron) cells."""
     sent = seen(neuron, out)
-    if isinstance(neuron, Staircase):
-        return int(spike_count(sent, neuron.code).sum()), sent.numel() * neuron.code.time_steps
-    return int(sent.count_nonzero()), sent.numel()
+    return spikes_of(neuron, sent), sent.numel() * (neuron.code.time_steps if isinstance(neuron, Staircase) else 1)
 
 
 @contextmanager

@@ -14,10 +14,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class Origin(NamedTuple):
-    """The operator that made a tensor ("image", "neuron", "add", …), the module it ran in, a constant factor in it."""
+    """The operator that made a tensor ("image", "neuron", "add", …), and the module it ran in.
+
+    steps: how many time steps lie side by side on the tensor's first axis, time outermost; 1 where nothing changes.
+    """
 
     operator: str
     module: str = ""
+    steps: int = 1
 
 
 class Origins:

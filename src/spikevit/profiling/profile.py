@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isnan, sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,14 +18,16 @@ from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import (
     CONVENTIONS,
     Energy,
-    _paper,
-    break_even,
     charge,
     dense,
+    dense_memory,
+    headroom,
     matched_bits,
+    paper_charge,
 )
-from spikevit.profiling.count import SHIFT, Counts, count, count_shapes
+from spikevit.profiling.count import SHIFT, Counts, count
 from spikevit.profiling.metrics import metrics
+from spikevit.profiling.twin import without_spikes
 
 NOTE = "model, not measurement"
 
@@ -49,26 +51,70 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """The same network as an ANN, of one image: energy of its products, and with data movement (`memory`).
+
+    headroom: how many times as active the spiking network's operands could be until it costs as much; None where
+    zeros are skipped on both sides.
+    """
+
+    energy: Energy
+    memory: Energy
+    headroom: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What `profile` found.
 
-    costs: by convention. baselines: the same network as an ANN, and as one with activations of as many bits as T steps
-    carry. break_even: the firing rate at which the spiking network costs as much as each. metrics: NeuroBench's.
+    costs: by convention. baselines: the same network as an ANN, as one with activations of as many bits as T steps
+    carry, and each of them with its zeros skipped, where they are known. metrics: NeuroBench's.
     """
 
     model: str
     counts: Counts
     constants: Constants
     costs: dict[str, Cost]
-    baselines: dict[str, Energy]
-    break_even: dict[str, float]
+    baselines: dict[str, Baseline]
     metrics: dict[str, float]
 
+    def opponents(self) -> list[dict[str, Any]]:
+        """The baselines, and how many times their energy spikes cost (`exact`), with data movement too (`memory`).
+
+        activity: how many times as active operands could be at equal cost. firing_rate: the neurons' rate there, None
+        where they would have to fire more than always, or never fired.
+        """
+        exact, moved = self.costs["exact"].energy.mj, self.costs["memory"].energy.mj
+        rows = []
+        for name, b in self.baselines.items():
+            activity = b.headroom if b.headroom is not None and isfinite(b.headroom) else None
+            rate = activity * self.counts.firing_rate if activity is not None else None
+            rows.append(
+                {
+                    "name": name,
+                    "mj": b.energy.mj,
+                    "macs": b.energy.macs,
+                    "acs": b.energy.acs,
+                    "memory_mj": b.memory.mj,
+                    "ratio": exact / b.energy.mj if b.energy.mj else None,
+                    "memory_ratio": moved / b.memory.mj if b.memory.mj else None,
+                    "activity": activity,
+                    "firing_rate": rate if rate is not None and 0 < rate <= 1 else None,
+                }
+            )
+        return rows
+
+    @property
+    def fairest(self) -> str:
+        """The baseline that costs least."""
+        return min(self.baselines, key=lambda name: self.baselines[name].energy.mj)
+
     def layers(self) -> list[dict[str, Any]]:
-        """One row for each product, then for scalings by powers of two, per image."""
+        """One row for each product, then for scalings by powers of two, per image; exact_mj and paper_mj add up."""
         images, rows = self.counts.images, []
         for c in self.counts.operators:
-            exact, paper = charge(c, self.constants).per(images), _paper(c, self.constants).per(images)
+            exact = charge(c, self.constants).per(images)
+            paper = paper_charge(c, self.counts, self.constants).per(images)
             rows.append(
                 {
                     "module": c.module,
@@ -108,13 +154,24 @@ class Report:
             kinds[other.operator] += other.elements
         return {name: n / self.counts.images for name, n in kinds.most_common()}
 
-    def pays(self) -> list[str]:
-        """Where spikes cost less than each baseline, in words: ["the ANN at any rate", …]."""
-        return [
-            f"the {name} at {'any rate' if rate >= 1 else 'no rate' if rate <= 0 else f'rates below {rate:.0%}'}"
-            for name, rate in self.break_even.items()
-            if not isnan(rate)  # there is a product behind the first convolution
-        ] or ["no network without products"]
+    def break_even(self) -> list[str]:
+        """At which activity spikes cost as much as each baseline, in words, where that can be said."""
+        counts, lines = self.counts, []
+        for row in self.opponents():
+            if not (f := row["activity"]):
+                continue
+            said = f"At {f:.2g} × this activity"
+            if (rate := row["firing_rate"]) is not None:
+                said += f", a firing rate of {rate:.1%},"
+            elif counts.firing_rate:
+                continue  # more than all neurons at all steps
+            lines.append(f"{said} they would cost as much as the {row['name']}.")
+        return lines
+
+    def activity(self) -> str:
+        """How much fires and how much of the work that leaves, in words."""
+        fires = f"Neurons fire at {self.counts.firing_rate:.1%} of all steps; " if self.counts.firing_rate else ""
+        return f"{fires}{self.counts.activity:.1%} of the products behind the first convolution have no zero factor."
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON."""
@@ -126,12 +183,18 @@ class Report:
             "time_steps": counts.time_steps,
             "constants": self.constants.to_dict(),
             "conventions": {name: cost.to_dict() for name, cost in self.costs.items()},
-            "baselines": {name: {"mj": e.mj, "macs": e.macs} for name, e in self.baselines.items()},
-            "break_even_rate": {name: None if isnan(rate) else rate for name, rate in self.break_even.items()},
+            "firing_rate": counts.firing_rate,
+            "activity": counts.activity,
+            "baselines": {row.pop("name"): row for row in self.opponents()},
             "neurobench": self.metrics,
             "layers": self.layers(),
             "neurons": [
-                {"module": n.module, "updates": n.updates / counts.images, "rate": n.spikes / n.updates}
+                {
+                    "module": n.module,
+                    "updates": n.updates / counts.images,
+                    "rate": n.rate,
+                    "parts": {name: part.rate for name, part in n.parts.items()},
+                }
                 for n in counts.neurons
             ],
             "uncharged": [_other(o, counts.images) for o in counts.elementwise],
@@ -172,7 +235,7 @@ def _other(o: Any, images: int) -> dict[str, Any]:
 def profile(
     model: nn.Module, images: Tensor | Iterable[Any], *, constants: str | Path | Constants = "fp32", name: str = ""
 ) -> Report:
-    """Runs the model over images and reports what they cost, by every convention.
+    """Runs the model over images and reports what they cost, by every convention, beside the same network as an ANN.
 
     Args:
         model: ours or any other; in the mode it is in. Fresh weights are silent in evaluation: train them, or
@@ -184,17 +247,21 @@ def profile(
     The spread over images is the standard deviation of batches of one image; of batches of b images, that of their
     means times √b.
     """
-    return report(count(model, images), model, load_constants(constants), name)
-
-
-def report(counts: Counts, model: nn.Module, constants: Constants, name: str = "") -> Report:
-    """The report on counts that were made before."""
-    twin: Any = getattr(model, "dense_twin", lambda: model)()
-    shapes = counts if twin is model else count_shapes(twin)
-    baselines = {
-        "ANN": dense(shapes, constants),
-        f"ANN, {(bits := _bits(model, counts))}-bit activations": dense(shapes, constants, bits=bits),
-    }
+    constants = load_constants(constants)
+    batches = [images] if isinstance(images, Tensor) else list(images)
+    counts = count(model, batches)
+    with without_spikes(model) as ann:
+        twin = counts if ann is model else count(ann, batches)
+    bits = getattr(model, "activation_bits", None) or matched_bits(counts.time_steps)
+    baselines = {}
+    for called, width in (("ANN", None), (f"{bits}-bit ANN", bits)):
+        energy = dense(twin, constants, bits=width)
+        moved = dense_memory(twin, constants, bits=width)
+        baselines[called] = Baseline(energy, moved, headroom(counts, energy))
+        if twin.one_pass:
+            energy = dense(twin, constants, bits=width, skip_zeros=True)
+            moved = dense_memory(twin, constants, bits=width, skip_zeros=True)
+            baselines[f"{called}, zeros skipped"] = Baseline(energy, moved)
     return Report(
         model=name or getattr(model, "name", None) or type(model).__name__,
         counts=counts,
@@ -204,13 +271,8 @@ def report(counts: Counts, model: nn.Module, constants: Constants, name: str = "
             for key, convention in CONVENTIONS.items()
         },
         baselines=baselines,
-        break_even={key: break_even(counts, e) for key, e in baselines.items()},
         metrics=metrics(model, counts),
     )
-
-
-def _bits(model: nn.Module, counts: Counts) -> int:
-    return getattr(model, "activation_bits", None) or matched_bits(counts.time_steps)
 
 
 def _spread(counts: Counts, convention, constants: Constants) -> float | None:

@@ -16,10 +16,8 @@ from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
 from spikevit.neurons import Staircase
 from spikevit.profiling.check import Check, check, load_rule, rules
-from spikevit.profiling.constants import load_constants
-from spikevit.profiling.count import count
 from spikevit.profiling.observe import StepRates, observe
-from spikevit.profiling.profile import Report, report
+from spikevit.profiling.profile import Report, profile
 from spikevit.training.evaluate import as_input, evaluating, in_order
 
 GALLERY, CLOSE = 24, 3  # images shown, and those of them that are looked into
@@ -120,7 +118,9 @@ def look(
         shown = [*kept[False][: max(GALLERY // 2, GALLERY - len(kept[True]))], *kept[True]][:GALLERY]
         wrong = sum(predictions[at] != labels[at] for at, _ in shown)
         chosen = [i for i in (0, int(wrong), 1, 2) if i < len(shown)]  # the first wrong one, the first right one, …
-        counts = count(model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4))
+        costs = profile(
+            model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4), constants=constants
+        )
         return Look(
             info=data.info,
             split=data.tested,
@@ -137,8 +137,8 @@ def look(
                 _close(model, as_input(shown[i][1][None], model, data.info), i)
                 for i in list(dict.fromkeys(chosen))[:CLOSE]
             ],
-            costs=report(counts, model, load_constants(constants)),
-            checks=[check(counts, load_rule(name)) for name in rules()],
+            costs=costs,
+            checks=[check(costs.counts, load_rule(name)) for name in rules()],
         )
 
 

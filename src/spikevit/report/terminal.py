@@ -57,8 +57,8 @@ def time_steps(model: DynamicTimeSteps) -> Group:
 
 
 def totals(report: Report) -> Group:
-    """Energy by every convention, of the baselines, and the rate at which spikes stop paying off."""
-    scale, unit = energy_unit([report.baselines["ANN"].mj])
+    """Energy by every convention; the same network as an ANN; at which activity spikes stop paying off."""
+    scale, unit = energy_unit([report.baselines["ANN"].energy.mj])
     table = _table(f"Energy of one image by convention — {NOTE}")
     for column in ("convention", "M MAC", "M AC", unit, "± over images"):
         table.add_column(column, justify="left" if column == "convention" else "right")
@@ -66,14 +66,18 @@ def totals(report: Report) -> Group:
         e, spread = cost.energy, cost.spread
         shown = "" if spread is None else f"{spread * scale:.3f}"
         table.add_row(name, f"{e.macs / 1e6:.3f}", f"{e.acs / 1e6:.3f}", f"{e.mj * scale:.3f}", shown)
-    table.add_section()
-    for name, e in report.baselines.items():
-        adds = f"{e.acs / 1e6:.3f}" if e.acs else ""
-        table.add_row(f"the same network: {name}", f"{e.macs / 1e6:.3f}", adds, f"{e.mj * scale:.3f}", "")
+    against = _table("The same network without spikes; bits are of activations; below 1 × spikes cost less")
+    for column in ("", unit, "spikes ÷ it", f"{unit}, memory too", "spikes ÷ it"):
+        against.add_column(column, justify="right" if column else "left")
+    for row in report.opponents():
+        ratios = ["" if row[key] is None else f"{row[key]:.2f} ×" for key in ("ratio", "memory_ratio")]
+        energies = [f"{row[key] * scale:.3f}" for key in ("mj", "memory_mj")]
+        against.add_row(row["name"], energies[0], ratios[0], energies[1], ratios[1])
     c = report.constants
     return Group(
         table,
-        Text(f"Spikes cost less than {'; '.join(report.pays())}.", style="dim"),
+        against,
+        *(Text(line, style="dim") for line in (report.activity(), *report.break_even())),
         Text(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
     )
 
@@ -96,7 +100,20 @@ def costs(report: Report) -> Group:
             "\n".join(executed) or "–",
             f"{row['exact_mj'] * 1e3:.3f}",
         )
-    return Group(layers, totals(report), *_left_out(report))
+    return Group(layers, *_parts(report), totals(report), *_left_out(report))
+
+
+def _parts(report: Report) -> list[Table]:
+    """Firing rates of q, k, v, … of every mixer whose neurons give them in one call."""
+    rows = {own_name(n.module).removesuffix(".proj_in.lif"): n.parts for n in report.counts.neurons if n.parts}
+    if not rows:
+        return []
+    table, names = _table("Firing rates of the parts of attention"), dict.fromkeys(p for r in rows.values() for p in r)
+    for column in ("mixer", *names):
+        table.add_column(column, justify="left" if column == "mixer" else "right", no_wrap=column == "mixer")
+    for mixer, parts in rows.items():
+        table.add_row(mixer, *(f"{parts[name].rate:.1%}" if name in parts else "" for name in names))
+    return [table]
 
 
 def _left_out(report: Report) -> list[Text]:

@@ -59,8 +59,7 @@ class Shown:
         if self.look is None:
             return {}
         costs = self.look.costs
-        spent = {name: cost.energy for name, cost in costs.costs.items()} | costs.baselines
-        return {name: energy.mj for name, energy in spent.items()}
+        return {name: found.energy.mj for name, found in (costs.costs | costs.baselines).items()}
 
 
 def images_of(split: str) -> str:
@@ -104,4 +103,4 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 
 def unit_of(runs: Sequence[Shown]) -> tuple[float, str]:
     """The unit that suits the energies of all of them: see `energy_unit`."""
-    return energy_unit(shown.look.costs.baselines["ANN"].mj for shown in runs if shown.look)
+    return energy_unit(shown.look.costs.baselines["ANN"].energy.mj for shown in runs if shown.look)

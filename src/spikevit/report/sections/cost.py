@@ -28,7 +28,9 @@ def cost(runs: list[Shown]) -> Markup:
         runs=[
             {
                 "name": shown.name,
-                "pays": _pays(look),
+                "activity": _activity(look),
+                "opponents": _opponents(look, shown, place),
+                "parts": _parts(look, place),
                 "layers": _layers(look, shown, place),
                 "checks": [_check(c, place) for c in look.checks],
                 "uncounted": [
@@ -74,13 +76,44 @@ def _bars(runs: list[Shown]) -> list[Chart]:
     return charts
 
 
-def _pays(look: Look) -> str:
-    """Where spikes pay off, and with which energies."""
+def _activity(look: Look) -> str:
+    """How much fires, at which activity spikes stop paying off, and with which energies."""
     costs, constants = look.costs, look.costs.constants
-    return (
-        f"By the exact convention it costs less than {', and less than '.join(costs.pays())}. "
-        f"Energies ({NOTE}): {constants.name}, {constants.about}; counted on {costs.counts.images} images."
+    said = " ".join([costs.activity(), *costs.break_even()])
+    return f"{said} Energies ({NOTE}): {constants.name}, {constants.about}; counted on {costs.counts.images} images."
+
+
+def _opponents(look: Look, shown: Shown, place: int) -> Table:
+    """Spikes against the same network as an ANN, alone and with data movement."""
+    scale, unit = unit_of([shown])
+    rows = [
+        [
+            row["name"],
+            *(
+                NONE if row[key] is None else number(row[key] * factor, ".3g")
+                for key, factor in (("mj", scale), ("ratio", 1), ("memory_mj", scale), ("memory_ratio", 1))
+            ),
+        ]
+        for row in look.costs.opponents()
+    ]
+    heads = ("the same network as", unit, "spikes ÷ it", f"{unit}, memory too", "spikes ÷ it, memory too")
+    caption = (
+        "Spikes (conventions exact and memory) against the same network without them; bits are of activations; below 1 "
+        "spikes cost less"
     )
+    return table(f"opponents-{place}", caption, heads, rows)
+
+
+def _parts(look: Look, place: int) -> Table | None:
+    """Firing rates of q, k, v, … of every mixer whose neurons give them in one call."""
+    found = {own_name(n.module).removesuffix(".proj_in.lif"): n.parts for n in look.costs.counts.neurons if n.parts}
+    names = list(dict.fromkeys(name for parts in found.values() for name in parts))
+    rows = [
+        [mixer, *(number(100 * parts[name].rate, ".3g") if name in parts else NONE for name in names)]
+        for mixer, parts in found.items()
+    ]
+    heads = ("mixer", *(f"{name}, %" for name in names))
+    return table(f"parts-{place}", "Firing rates of the parts of attention", heads, rows) if rows else None
 
 
 def _place(module: str) -> str:
@@ -103,7 +136,7 @@ def _layers(look: Look, shown: Shown, place: int) -> Table:
                 *(number(layer[key] * scale, ".3g") for key in ("exact_mj", "paper_mj")),
             ]
         )
-    energies = (f"{unit} exact", f"{unit} paper, stem once")
+    energies = (f"{unit} exact", f"{unit} paper")
     heads = ("module", "operator", "operands", "non-zero", "M dense", "M MAC", "M AC", *energies)
     caption = f"Every product, of one image; energies: {NOTE}"
     return table(f"layers-{place}", caption, heads, rows, sortable=True)

@@ -68,9 +68,12 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
     yield fact("Time steps", *_time(shown))
     yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
     if look:
-        exact, ann = look.costs.costs["exact"].energy, look.costs.baselines["ANN"]
+        exact, ratios = look.costs.costs["exact"].energy, {r["name"]: r["ratio"] for r in look.costs.opponents()}
         scale, unit = unit_of([shown])
-        about = f"exact convention, an image; {exact.mj / ann.mj:.2f} × the same network as an ANN; {NOTE}"
+        beside = [
+            f"{ratios[name]:.2f} × the {name}" for name in dict.fromkeys(("ANN", look.costs.fairest)) if ratios[name]
+        ]
+        about = f"exact convention, an image; {', '.join(beside)}; {NOTE}"
         yield fact("Energy", f"{exact.mj * scale:.3g} {unit}", about)
         rates = look.mean_rates.values()
         yield fact("Firing rate", f"{fmean(rates):.1%}", f"per neuron and step, mean over {len(rates)} layers")
@@ -138,15 +141,15 @@ def _energies(runs: list[Shown]) -> Table | None:
         return _compared(runs, scale, unit, caption)
     if first is None:
         return None
-    ann = first.costs.baselines["ANN"].mj
+    ann = first.costs.baselines["ANN"].energy.mj
 
     def row(name: str, e: Energy, spread: float | None) -> list[Any]:
         operations = [number(n / 1e6) for n in (e.macs, e.acs)]
         shown = number(spread * scale, ".3g") if spread is not None else NONE
-        return [name, *operations, number(e.mj * scale, ".4g"), shown, number(e.mj / ann, ".2f")]
+        return [name, *operations, number(e.mj * scale, ".4g"), shown, number(e.mj / ann, ".2f") if ann else NONE]
 
     rows = [row(name, cost.energy, cost.spread) for name, cost in first.costs.costs.items()]
-    rows += [row(f"the same network: {name}", e, None) for name, e in first.costs.baselines.items()]
+    rows += [row(f"the same network: {name}", b.energy, None) for name, b in first.costs.baselines.items()]
     return table("energy", caption, ("convention", "M MAC", "M AC", unit, "± over images", "÷ ANN"), rows)
 
 
