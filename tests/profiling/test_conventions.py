@@ -14,6 +14,7 @@ from spikevit import count, create_model, record_spikes
 from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.conversion.convert import convert
 from spikevit.conversion.quantise import quantise
+from spikevit.neurons import IF
 from spikevit.profiling.check import check, load_rule
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import (
@@ -131,6 +132,7 @@ class Threshold(nn.Module):
         ([nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(-1)], ["tail.2"]),
         ([nn.Linear(32, 8), Threshold(), nn.Linear(8, 3)], ["tail.2"]),
         ([nn.Linear(32, 3), Threshold()], []),  # spikes are read out
+        ([nn.Linear(32, 3), IF()], []),
         ([], []),  # of the first convolution, which is charged
     ],
 )
