@@ -66,7 +66,7 @@ def totals(report: Report) -> Group:
         e, spread = cost.energy, cost.spread
         shown = "" if spread is None else f"{spread * scale:.3f}"
         table.add_row(name, f"{e.macs / 1e6:.3f}", f"{e.acs / 1e6:.3f}", f"{e.mj * scale:.3f}", shown)
-    against = _table("The same network without spikes; bits are of activations; below 1 × spikes cost less")
+    against = _table("The same network without spikes: below 1 × spikes cost less")
     for column in ("", unit, "spikes ÷ it", f"{unit}, memory too", "spikes ÷ it"):
         against.add_column(column, justify="right" if column else "left")
     for row in report.opponents():
