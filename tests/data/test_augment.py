@@ -10,7 +10,14 @@ from spikevit.data import Augment, AugmentConfig, DataInfo, normalise
 
 INFO = DataInfo("toy", ("a", "b", "c"), 3, (16, 12), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
 GREY = DataInfo("grey", ("a", "b", "c"), 1, (16, 12), (0.5,), (0.25,))
-EVERYTHING = {"crop_padding": 2, "flip": True, "rand_augment": "m9-n2-mstd1", "erasing": 0.5, "mixup": 0.5, "cutmix": 1.0}
+EVERYTHING = {
+    "crop_padding": 2,
+    "flip": True,
+    "rand_augment": "m9-n2-mstd1",
+    "erasing": 0.5,
+    "mixup": 0.5,
+    "cutmix": 1.0,
+}
 
 
 def batch(info=INFO, n=32):

@@ -44,7 +44,11 @@ FIVE = ["equalize", "rotate", "shear_x", "translate_x", "translate_y"]
 
 @pytest.mark.parametrize(
     ("name", "epochs", "lr", "batch", "operations"),
-    [("cifar10_spikformer", 310, 5e-4, 128, FIVE), ("cifar10_qkformer", 410, 1e-3, 64, None)],
+    [
+        ("cifar10_spikformer", 310, 5e-4, 128, FIVE),
+        ("cifar100_spikformer", 310, 5e-4, 128, FIVE),
+        ("cifar10_qkformer", 410, 1e-3, 64, None),
+    ],
 )
 def test_cifar_recipes_are_those_of_the_repositories(name, epochs, lr, batch, operations):
     recipe = load_recipe(name)

@@ -1,18 +1,24 @@
-"""Data sets by name: load_data("digits"), load_data("cifar10", root=...), load_data("folder", root=...)."""
+"""Data sets by name: load_data("digits"), load_data("cifar100", root=...), load_data("folder", root=...)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spikevit.data.cifar10 import load_cifar10
+from spikevit.data.cifar import CIFAR10, CIFAR100, load_cifar
 from spikevit.data.digits import load_digits
 from spikevit.data.folder import load_folder
 from spikevit.data.sets import Data
 from spikevit.errors import unknown
 
-DATA_SETS: dict[str, Callable[..., Data]] = {"cifar10": load_cifar10, "digits": load_digits, "folder": load_folder}
+DATA_SETS: dict[str, Callable[..., Data]] = {
+    "cifar10": partial(load_cifar, CIFAR10),
+    "cifar100": partial(load_cifar, CIFAR100),
+    "digits": load_digits,
+    "folder": load_folder,
+}
 
 
 def load_data(
@@ -26,10 +32,10 @@ def load_data(
 ) -> Data:
     """The data set of that name, in parts that are the same at every call and on every machine.
 
-    root: where "cifar10" and "folder" lie. image_size: side or (H, W) in pixels, and channels: of the images; None
-    is the data set's own (digits 16×16 × 1, cifar10 32×32 × 3, folder 224×224 × 3). val_fraction: the share of
-    the training images held back for validation, where the data set has no such part of its own. on_corrupt: what
-    an unreadable image of "folder" does: "error" raises, "skip" leaves it out of its batch with a warning.
+    root: where "cifar10", "cifar100" and "folder" lie. image_size: side or (H, W) in pixels, and channels: of the
+    images; None is the data set's own (digits 16×16 × 1, CIFAR 32×32 × 3, folder 224×224 × 3). val_fraction: the
+    share of the training images held back for validation, where the data set has no such part of its own. on_corrupt:
+    what an unreadable image of "folder" does: "error" raises, "skip" leaves it out of its batch with a warning.
     """
     if name not in DATA_SETS:
         raise unknown("data set", name, DATA_SETS)

@@ -37,10 +37,11 @@ class ModelRecipe:
 
 @dataclass
 class DataRecipe:
-    """name: digits, cifar10 or folder. root: where the files are. image_size: pixels a side; None is the data's own.
+    """name: digits, cifar10, cifar100 or folder. root: where the files are. image_size: pixels a side.
 
-    batch_size: images a process and step. val_fraction: share of the training images set aside for choosing the
-    best epoch. on_corrupt: "error" or "skip" for images that cannot be read.
+    image_size and channels are the data's own where they are None. batch_size: images a process and step.
+    val_fraction: share of the training images set aside for choosing the best epoch. on_corrupt: "error" or "skip"
+    for images that cannot be read.
     """
 
     name: str = "digits"
