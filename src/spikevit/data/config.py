@@ -28,6 +28,11 @@ class Policy(NamedTuple):
 class AugmentConfig:
     """What is done to the images of a training batch; nothing by default.
 
+    random_resized_crop: (least, most) share of an image's area that a random part of it has, which is then resized to
+    the size of the data, bicubic; None is the middle, as in evaluation. aspect_ratio: (least, most) width ÷ height of
+    that part. Images of files are cut as they are read, at their own resolution (data/folder.py).
+    repeats: how often an image comes in an epoch, one behind the other, each time changed in another way; an epoch
+    stays as long as it was and has 1/repeats of the images (Hoffer et al. 2020, arXiv:1901.09335).
     crop_padding: pixels of zeros put around an image before a random crop back to its size.
     flip: mirror half of the images left to right.
     rand_augment: "m9-n1" is one operation an image at magnitude 9 of 10, "m9-n1-mstd0.4" one whose magnitude is drawn
@@ -37,6 +42,9 @@ class AugmentConfig:
     mix_off_epoch: mixup and cutmix are off from this epoch on, counted from 0.
     """
 
+    random_resized_crop: tuple[float, float] | None = None
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    repeats: int = 1
     crop_padding: int = 0
     flip: bool = False
     rand_augment: str | None = None
@@ -51,6 +59,13 @@ class AugmentConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number, 0 or more")
+        if self.repeats < 1:
+            raise ValueError(f"repeats is {self.repeats!r}; it must be 1 (each image once) or more")
+        for name, most in (("random_resized_crop", 1), ("aspect_ratio", float("inf"))):
+            pair = getattr(self, name)
+            if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+                bound = f" and at most {most}" if most == 1 else ""
+                raise ValueError(f"{name} is {pair!r}; it must be (least, most), both above 0{bound}")
         if self.rand_augment is not None:
             parse_policy(self.rand_augment)
         if self.rand_augment_ops is not None:
