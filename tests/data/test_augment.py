@@ -157,7 +157,7 @@ def test_mixing_stops():
     [
         ({"crop_padding": -1}, "crop_padding is -1"),
         ({"crop_padding": 1.5}, "crop_padding is 1.5"),
-        ({"repeats": 0}, "repeats is 0; it must be 1"),
+        ({"repeats": 0}, "repeats is 0; it must be a whole number, 1 or more"),
         ({"random_resized_crop": (0, 1)}, r"random_resized_crop is \(0, 1\); it must be \(least, most\), both above 0"),
         ({"random_resized_crop": (0.5, 1.1)}, "both above 0 and at most 1"),
         ({"aspect_ratio": (2, 1)}, r"aspect_ratio is \(2, 1\)"),

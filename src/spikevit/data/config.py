@@ -55,12 +55,10 @@ class AugmentConfig:
     mix_off_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "mix_off_epoch"):
+        for name, least in (("crop_padding", 0), ("mix_off_epoch", 0), ("repeats", 1)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, 0 or more")
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats!r}; it must be 1 (each image once) or more")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
         for name, most in (("random_resized_crop", 1), ("aspect_ratio", float("inf"))):
             pair = getattr(self, name)
             if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
