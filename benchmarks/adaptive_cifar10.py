@@ -2,7 +2,7 @@
 
     python benchmarks/adaptive_cifar10.py --root DIR        # can be interrupted and goes on
 
-A small Spikformer, T = 4, is trained at fixed T (recipe cifar10_spikformer, plain augmentation). From its weights go
+A small Spikformer, T = 4, is trained at fixed T (recipe cifar10_spikformer, only crop and flip). From its weights go
 on, equally long: itself, dynamic time steps, STAS with one step of the stem and with the mean of four. Early exit is
 the fixed model that went on. All 50,000 images but a twentieth, on which the threshold of early exit is chosen; last
 epochs. Prints the table of docs/explanation/adaptive.md: accuracy on the 10,000 test images, realised work, what was
@@ -35,6 +35,7 @@ SMALL = {
     "optimizer.lr": 3e-3,
     "schedule.warmup_epochs": 1,
     "schedule.cooldown_epochs": 0,
+    "augmentation.crop_padding": 4,
     "augmentation.rand_augment": "null",
     "augmentation.erasing": 0,
     "augmentation.mixup": 0,

@@ -10,7 +10,14 @@ from spikevit.data import Augment, AugmentConfig, DataInfo, normalise
 
 INFO = DataInfo("toy", ("a", "b", "c"), 3, (16, 12), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
 GREY = DataInfo("grey", ("a", "b", "c"), 1, (16, 12), (0.5,), (0.25,))
-EVERYTHING = {"crop_padding": 2, "flip": True, "rand_augment": "m9-n2", "erasing": 0.5, "mixup": 0.5, "cutmix": 1.0}
+EVERYTHING = {
+    "crop_padding": 2,
+    "flip": True,
+    "rand_augment": "m9-n2-mstd1",
+    "erasing": 0.5,
+    "mixup": 0.5,
+    "cutmix": 1.0,
+}
 
 
 def batch(info=INFO, n=32):
@@ -150,6 +157,10 @@ def test_mixing_stops():
     [
         ({"crop_padding": -1}, "crop_padding is -1"),
         ({"crop_padding": 1.5}, "crop_padding is 1.5"),
+        ({"repeats": 0}, "repeats is 0; it must be a whole number, 1 or more"),
+        ({"random_resized_crop": (0, 1)}, r"random_resized_crop is \(0, 1\); it must be \(least, most\), both above 0"),
+        ({"random_resized_crop": (0.5, 1.1)}, "both above 0 and at most 1"),
+        ({"aspect_ratio": (2, 1)}, r"aspect_ratio is \(2, 1\)"),
         ({"mix_off_epoch": -2}, "mix_off_epoch is -2"),
         ({"erasing": 1.5}, "erasing is 1.5; it is a probability"),
         ({"mixup": -0.1}, "mixup is -0.1"),
@@ -157,6 +168,11 @@ def test_mixing_stops():
         ({"rand_augment": "m9"}, "rand_augment is 'm9'; it must be 'm<magnitude>-n<operations>'"),
         ({"rand_augment": "m11-n1"}, "at most 10"),
         ({"rand_augment": "m9-n0"}, "one operation or more"),
+        ({"rand_augment": "m9-n1-mstd"}, "may end in '-mstd<deviation of the magnitude>'"),
+        ({"rand_augment": "m9-mstd0.4-n1"}, "rand_augment is 'm9-mstd0.4-n1'"),
+        ({"rand_augment": "m9-n1", "rand_augment_ops": ["rotat"]}, "'rotat'; did you mean rotate"),
+        ({"rand_augment": "m9-n1", "rand_augment_ops": []}, r"rand_augment_ops is \[\]; it must name one"),
+        ({"rand_augment": "m9-n1", "rand_augment_ops": ["invert", "invert"]}, "one operation or more, each once"),
     ],
 )
 def test_config_refuses(options, message):

@@ -54,6 +54,42 @@ def test_processes_share_what_one_would_see(world, drop_last):
         assert sorted(i for part in seen for batch in part for i in batch) == list(range(103))
 
 
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_repeats_come_one_behind_the_other(repeats):
+    seen = set()
+    for epoch in range(40):
+        order = batches(repeats=repeats, drop_last=False)
+        order.set_epoch(epoch)
+        flat = [i for batch in order for i in batch]
+        assert len(flat) == 103 and len(order) == 11  # an epoch is as long as without
+        assert [flat.count(i) for i in flat[: 102 // repeats * repeats]] == [repeats] * (102 // repeats * repeats)
+        assert all(len(set(flat[k : k + repeats])) == 1 for k in range(0, 103, repeats))
+        seen |= set(flat)
+    assert seen == set(range(103))  # other images in other epochs
+
+
+def test_repeats_begin_with_the_same_images():
+    alone, twice = (list(batches(repeats=repeats)) for repeats in (1, 2))
+    assert twice[0][::2] == twice[0][1::2] == alone[0][:5] and twice[1][::2] == alone[0][5:]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_draws_say_where_in_the_epoch_an_image_comes(world, repeats):
+    whole = [i for batch in batches(repeats=repeats) for i in batch]
+    for rank in range(world):
+        part = batches(repeats=repeats, draws=True, rank=rank, world_size=world)
+        part.set_epoch(0)
+        for batch in part:
+            for image, (seed, epoch, place) in batch:
+                assert (seed, epoch, image) == (7, 0, whole[place])
+        places = [draw.seed[2] for batch in part for draw in batch]
+        assert len(set(places)) == len(places) and all(place // 10 % world == rank for place in places)
+    later = batches(draws=True)
+    later.set_epoch(5)
+    assert {draw.seed[1] for batch in later for draw in batch} == {5}
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -64,6 +100,7 @@ def test_processes_share_what_one_would_see(world, drop_last):
         ({"rank": 2, "world_size": 2}, "rank is 2; it must be between 0 and 1"),
         ({"world_size": 0}, "world_size is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"repeats": 0}, "repeats is 0"),
     ],
 )
 def test_refuses(options, message):

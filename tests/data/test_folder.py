@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from spikevit.data import Batches, load_data, make_loader, read_image
+from spikevit.data.batches import Draw
+from spikevit.data.folder import FolderSet, RandomParts, random_box
 
 
 def picture(path, width=20, height=10, colour=(255, 0, 0)):
@@ -102,6 +104,137 @@ def test_read_image(tmp_path):
         read_image(tmp_path / "gone.png", (8, 8), 3)
     with pytest.raises(ValueError, match="channels is 2"):
         read_image(tmp_path / "wide.png", (8, 8), 2)
+
+
+# --- which part of an image is seen ---------------------------------------------------------------------------------
+
+
+def map_of_places(path, width, height):
+    """An image whose red is x and whose green is y, each from 0 to 255 over the whole side."""
+    y, x = np.mgrid[:height, :width]
+    places = np.stack([(x + 0.5) / width * 255, (y + 0.5) / height * 255, 0 * x], -1).round().astype(np.uint8)
+    Image.fromarray(places).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "width, height, size, crop_pct, share",
+    [
+        (200, 100, (28, 28), 0.875, (7 / 16, 7 / 8)),  # height to 32, width to 64; 28 of 64 by 28 of 32
+        (100, 200, (28, 28), 0.875, (7 / 8, 7 / 16)),
+        (512, 512, (224, 224), 0.875, (7 / 8, 7 / 8)),  # to 256; 224 of them
+        (300, 100, (10, 20), 0.5, (1 / 3, 1 / 2)),  # to 60 × 20, for 40 × 20 must be covered; 20 of 60 by 10 of 20
+        (200, 100, (26, 26), 1.0, (1 / 2, 1.0)),
+    ],
+)
+def test_the_middle_is_seen(tmp_path, width, height, size, crop_pct, share):
+    seen = read_image(map_of_places(tmp_path / "map.png", width, height), size, 3, crop_pct).float() / 255
+    assert seen.shape == (3, *size)
+    for axis, part, pixels in ((0, share[0], size[1]), (1, share[1], size[0])):
+        line = seen[axis].mean(0) if axis == 0 else seen[axis].mean(1)
+        centres = 0.5 + part * ((torch.arange(pixels) + 0.5) / pixels - 0.5)
+        inner = slice(1, -1)  # bicubic, the outermost pixels are made of what is there
+        assert (line - centres)[inner].abs().max() < 0.004  # one of 255, and rounding
+
+
+def test_224_of_256_pixels_are_cut_out_as_they_are(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    seen = read_image(tmp_path / "noise.png", (224, 224), 3, 0.875)
+    assert torch.equal(seen, torch.from_numpy(noise[16:240, 38:262]).permute(2, 0, 1))
+
+
+def test_boxes_have_the_areas_shapes_and_places_asked_for():
+    rng = np.random.RandomState(0)
+    boxes = np.array([random_box(1000, 1000, (0.1, 0.6), (3 / 4, 4 / 3), rng) for _ in range(4000)])
+    top, left, height, width = boxes.T
+    area, aspect = height * width / 1e6, np.log(width / height) / np.log(4 / 3)
+    assert 0.099 < area.min() < 0.105 and 0.595 < area.max() < 0.601  # all fit: 0.6 · 4/3 is less than 1
+    assert -1.01 < aspect.min() < -0.99 and 0.99 < aspect.max() < 1.01
+    # of 4000 draws from a uniform distribution over a length of l, the mean is within five of l/√(12 · 4000)
+    for value, mean, length in (
+        *((area, 0.35, 0.5), (aspect, 0, 2)),
+        *((top / (1000 - height), 0.5, 1), (left / (1000 - width), 0.5, 1)),
+    ):
+        assert abs(value.mean() - mean) < 5 * length / (12 * 4000) ** 0.5
+    assert (top + height <= 1000).all() and (left + width <= 1000).all()
+
+
+@pytest.mark.parametrize(
+    "height, width, box",
+    [
+        (10, 100, (0, 43, 10, 13)),  # too wide: 10 · 4/3 of the width
+        (100, 10, (43, 0, 13, 10)),  # too high: 10 ÷ 3/4 of the height
+        (1, 1, (0, 0, 1, 1)),
+    ],
+)
+def test_a_box_that_never_fits_is_the_middle(height, width, box):
+    assert random_box(height, width, (1.0, 1.0), (3 / 4, 4 / 3), np.random.RandomState(0)) == box
+
+
+def parts(tmp_path, n=4):
+    files = [map_of_places(tmp_path / f"{i}.png", 200, 100) for i in range(n)]
+    return RandomParts(FolderSet(files, list(range(n)), (8, 16), 3, "error"), (0.08, 1.0), (3 / 4, 4 / 3))
+
+
+def test_a_part_is_cut_from_the_image_and_resized(tmp_path):
+    images = parts(tmp_path)
+    for place in range(50):
+        seen, label = images[Draw(2, (0, 1, place))]
+        assert label == 2 and seen.shape == (3, 8, 16)
+        top, left, height, width = random_box(
+            100, 200, (0.08, 1.0), (3 / 4, 4 / 3), np.random.RandomState([0, 1, place])
+        )
+        x = (left + (torch.arange(16) + 0.5) / 16 * width) / 200 * 255
+        y = (top + (torch.arange(8) + 0.5) / 8 * height) / 100 * 255
+        assert (seen[0, :, 1:-1].float() - x[1:-1]).abs().max() < 1.5
+        assert (seen[1, 1:-1].float() - y[1:-1, None]).abs().max() < 1.5
+
+
+def test_each_draw_has_its_own_part(tmp_path):
+    images = parts(tmp_path)
+    draws = [Draw(0, seed) for seed in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))]
+    seen = [images[draw][0] for draw in draws]
+    assert len({image.numpy().tobytes() for image in seen}) == 4  # repeats, epochs and seeds differ
+    assert torch.equal(images[Draw(1, (0, 0, 0))][0], seen[0])  # nothing else decides
+
+
+def test_parts_do_not_depend_on_workers_or_processes(tmp_path):
+    images = parts(tmp_path, 12)
+
+    def loaded(workers, rank=0, world_size=1):
+        how = {"seed": 3, "shuffle": True, "drop_last": True, "repeats": 2, "draws": True}
+        order = Batches(12, 3, **how, rank=rank, world_size=world_size)
+        order.set_epoch(2)
+        return list(make_loader(images, order, workers))
+
+    alone = loaded(0)
+    halves = [loaded(1), [batch for pair in zip(loaded(0, 0, 2), loaded(0, 1, 2), strict=True) for batch in pair]]
+    for other in halves:
+        for (x, labels), (y, same) in zip(alone, other, strict=True):
+            assert torch.equal(x, y) and torch.equal(labels, same)
+    (x, labels), _ = alone[0], alone[1]
+    assert labels[0] == labels[1] and not torch.equal(x[0], x[1])  # a repeat is another part
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_parts_of_corrupted_images_are_skipped(broken):
+    images = load_data("folder", root=broken, image_size=8, val_fraction=0, on_corrupt="skip").train
+    seen = RandomParts(images, (0.5, 1.0), (1.0, 1.0))
+    assert [seen[Draw(i, (0, 0, i))] is None for i in range(6)] == [False, False, True, False, True, False]
+    assert images.skipped == 2 and len(seen) == 6
+
+
+def test_crop_pct_is_part_of_the_description(tmp_path):
+    fill(tmp_path / "train", {"cat": 1})
+    fill(tmp_path / "val", {"cat": 1})
+    map_of_places(tmp_path / "train" / "cat" / "00.png", 64, 64)
+    data = load_data("folder", root=tmp_path, image_size=8, crop_pct=0.5)
+    assert data.info.crop_pct == 0.5
+    assert torch.equal(data.train[0][0], read_image(tmp_path / "train" / "cat" / "00.png", (8, 8), 3, 0.5))
+    assert not torch.equal(data.train[0][0], read_image(tmp_path / "train" / "cat" / "00.png", (8, 8), 3))
+    with pytest.raises(ValueError, match=r"crop_pct is 0; it must be above 0 and at most 1"):
+        load_data("folder", root=tmp_path, crop_pct=0)
 
 
 def test_classes_must_agree(tmp_path):

@@ -21,9 +21,20 @@ def test_info_survives_json():
     assert again == INFO and again.num_classes == 2 and isinstance(again.mean, tuple)
 
 
+def test_info_of_before_crop_pct_is_of_whole_images():
+    old = {key: value for key, value in INFO.to_dict().items() if key != "crop_pct"}
+    assert DataInfo.from_dict(old) == INFO and INFO.crop_pct == 1
+    assert DataInfo.from_dict({**old, "crop_pct": 0.875}).crop_pct == 0.875
+
+
 @pytest.mark.parametrize(
     "change, message",
-    [({"men": 1}, "men.*did you mean mean"), ({"mean": None}, "lacks mean"), ({"mean": [0.5]}, r"mean is \(0.5,\)")],
+    [
+        ({"men": 1}, "men.*did you mean mean"),
+        ({"mean": None}, "lacks mean"),
+        ({"mean": [0.5]}, r"mean is \(0.5,\)"),
+        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+    ],
 )
 def test_info_refuses(change, message):
     values = {**INFO.to_dict(), **change}
@@ -86,6 +97,7 @@ def test_stratified_leaves_one_of_each_class():
         ({"image_size": 0}, "image_size is 0"),
         ({"image_size": (8, 8, 3)}, "image_size is"),
         ({"root": "somewhere"}, "root is 'somewhere'; digits come with"),
+        ({"crop_pct": 0.5}, "crop_pct is 0.5; it is for name='folder': images of 'digits' are seen whole"),
     ],
 )
 def test_load_refuses(options, message):

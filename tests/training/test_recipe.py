@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spikevit import create_model
-from spikevit.data import DATA_SETS
+from spikevit.data import DATA_SETS, AugmentConfig
 from spikevit.training.module import lr_at
 from spikevit.training.recipe import Recipe, ScheduleRecipe, load_recipe, shipped_recipes
 
@@ -37,6 +37,55 @@ def test_shipped_recipes_fit_a_model_and_a_data_set(name):
 def test_digits_is_shipped():
     assert "digits" in shipped_recipes()
     assert load_recipe("digits").model.name == "spikformer_tiny"
+
+
+FIVE = ["equalize", "rotate", "shear_x", "translate_x", "translate_y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "lr", "batch", "operations"),
+    [
+        ("cifar10_spikformer", 310, 5e-4, 128, FIVE),
+        ("cifar100_spikformer", 310, 5e-4, 128, FIVE),
+        ("cifar10_qkformer", 410, 1e-3, 64, None),
+    ],
+)
+def test_cifar_recipes_are_those_of_the_repositories(name, epochs, lr, batch, operations):
+    recipe = load_recipe(name)
+    assert recipe.augmentation == AugmentConfig(
+        crop_padding=0,
+        flip=True,
+        rand_augment="m9-n1-mstd0.4",
+        rand_augment_ops=operations,
+        erasing=0.25,
+        mixup=0.5,
+        mix_off_epoch=200,
+    )
+    assert recipe.schedule == ScheduleRecipe(epochs, warmup_epochs=20, cooldown_epochs=10)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.data.batch_size) == (lr, 0.06, batch)
+    assert recipe.regularisation.label_smoothing == 0.1 and recipe.trainer.precision == "16-mixed"
+
+
+def test_imagenet_recipe_is_what_is_known_of_the_repository():
+    recipe = load_recipe("imagenet_spikformer")
+    assert (recipe.data.image_size, recipe.data.batch_size) == (224, 24) and round(224 / recipe.data.crop_pct) == 256
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (5e-4, 0.05)
+    assert recipe.schedule.epochs - recipe.schedule.cooldown_epochs == 300
+    assert (recipe.augmentation.mixup, recipe.augmentation.cutmix) == (0.8, 1.0)
+    assert recipe.augmentation.random_resized_crop == (0.08, 1.0)
+    assert recipe.augmentation.aspect_ratio == (0.75, pytest.approx(1.3333333))
+    assert recipe.trainer.precision == "16-mixed"
+    with torch.device("meta"):
+        model = create_model(recipe.model.name, num_classes=1000, image_size=(224, 224))
+    norms = 8 * 2 * 2 * 512  # layer norms that the original has and never uses
+    assert sum(p.numel() for p in model.parameters()) == 29_705_768 - norms
+
+
+@pytest.mark.parametrize("name", ["cifar10_spikformer_dynamic", "cifar10_spikformer_exit", "cifar10_spikformer_stas"])
+def test_recipes_that_say_as_in_cifar10_spikformer_are(name):
+    recipe, base = load_recipe(name), load_recipe("cifar10_spikformer")
+    for part in ("data", "optimizer", "schedule", "augmentation", "regularisation", "trainer"):
+        assert getattr(recipe, part) == getattr(base, part)
 
 
 def test_changes():

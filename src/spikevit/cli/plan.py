@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spikevit.cli.source import check_numbers
+from spikevit.cli.source import check_numbers, other_data
 
 EXAMPLE = """examples:
   spikevit plan runs/ge2mst_digits-1/best.safetensors
@@ -79,12 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace, about: dict[str, Any], model: Any) -> Any:
     """The data set of the checkpoint, or that of --data."""
-    from spikevit.data import load_data
     from spikevit.data.load import load_data_of
 
     if args.data:
-        size, channels = model.config.image_size, model.config.in_channels
-        return load_data(args.data, root=args.root, image_size=size, channels=channels)
+        return other_data(args, model, about)
     if "data" not in about:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on: name a data set with --data")
     return load_data_of(about, root=args.root)

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if "data" not in about:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on, so its classes have no names")
     info = DataInfo.from_dict({key: value for key, value in about["data"].items() if key != "source"})
-    images = torch.stack([read_image(path, info.image_size, info.channels) for path in args.images])
+    how = info.image_size, info.channels, info.crop_pct
+    images = torch.stack([read_image(path, *how) for path in args.images])
     model = load_model(args.checkpoint)
     with torch.no_grad():
         probabilities = model(normalise(images, info).to(model.dtype)).softmax(-1)

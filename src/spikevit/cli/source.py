@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) ->
 
     about = read_about(path)
     if args.data:
-        return _of_data(args, model, "")
+        return _of_split(args, model, other_data(args, model, about), "")
     if "data" not in about:
         raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
     return _of_split(args, model, load_data_of(about, root=args.root), "")
@@ -97,7 +97,7 @@ def _of_name(args: argparse.Namespace) -> Source:
     model = create_model(args.model)
     fresh = "fresh weights, batch norm set by these images; "
     if args.data:
-        source = _of_data(args, model, fresh)
+        source = _of_split(args, model, other_data(args, model, {}), fresh)
     else:
         c = model.config
         noise = torch.randn(args.images, c.in_channels, *c.image_size)
@@ -107,11 +107,13 @@ def _of_name(args: argparse.Namespace) -> Source:
     return source
 
 
-def _of_data(args: argparse.Namespace, model: Any, fresh: str) -> Source:
+def other_data(args: argparse.Namespace, model: Any, about: Mapping[str, Any]) -> Any:
+    """The data set of --data in the size of the model; a folder's images are seen as those of training were."""
     from spikevit.data import load_data
 
-    size, channels = model.config.image_size, model.config.in_channels
-    return _of_split(args, model, load_data(args.data, root=args.root, image_size=size, channels=channels), fresh)
+    c = model.config
+    seen = {"crop_pct": about.get("data", {}).get("crop_pct", 1.0)} if args.data == "folder" else {}
+    return load_data(args.data, root=args.root, image_size=c.image_size, channels=c.in_channels, **seen)
 
 
 def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> Source:

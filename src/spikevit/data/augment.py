@@ -51,7 +51,7 @@ class Augment(nn.Module):
         if config.flip:
             self.before.append(kornia.RandomHorizontalFlip(p=0.5))
         if config.rand_augment:
-            self.before.append(RandAugment(config.rand_augment, fill=info.mean))
+            self.before.append(RandAugment(config.rand_augment, info.mean, config.rand_augment_ops))
         if config.erasing:
             self.behind.append(kornia.RandomErasing(p=config.erasing, value=0.0))
 

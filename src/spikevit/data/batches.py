@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,19 +11,39 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 
-class Batches(Sampler[list[int]]):
+class Draw(NamedTuple):
+    """The index of an image, and what decides how it is cut: (seed, epoch, its place in the epoch)."""
+
+    image: int
+    seed: tuple[int, int, int]
+
+
+class Batches(Sampler[list]):
     """Batches of indices out of 0 … n-1, in an order that depends on (seed, epoch) alone.
 
     The list of all batches is cut first; process `rank` of `world_size` takes its numbers rank, rank + world_size,
     … So all processes together see what one process sees that accumulates gradients over world_size batches.
     drop_last (training): only full batches, and as many for each process. Otherwise (evaluation) every index
     comes exactly once, and a process may have a batch less than another.
+    repeats: each index comes that often, one behind the other, until there are n: ⌈n / repeats⌉ of them, others in
+    another epoch. draws: batches of `Draw` in place of indices, for a data set that draws as it reads.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool, rank: int = 0, world_size: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+        draws: bool = False,
     ):
-        for name, value in {"n": n, "batch_size": batch_size, "world_size": world_size}.items():
+        counts = {"n": n, "batch_size": batch_size, "world_size": world_size, "repeats": repeats}
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
         if not 0 <= seed < 2**32:
@@ -39,6 +59,7 @@ class Batches(Sampler[list[int]]):
             )
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
         self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.repeats, self.draws = repeats, draws
         full = n // batch_size
         self.total = full - full % world_size if drop_last else -(-n // batch_size)  # over all processes
 
@@ -49,12 +70,18 @@ class Batches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(range(self.rank, self.total, self.world_size))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         order = np.arange(self.n)
         if self.shuffle:
             order = np.random.RandomState([self.seed, self.epoch]).permutation(self.n)  # NumPy keeps it for ever
+        order = order.repeat(self.repeats)[: self.n]
         for batch in range(self.rank, self.total, self.world_size):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            first = batch * self.batch_size
+            indices = order[first : first + self.batch_size].tolist()
+            if self.draws:
+                yield [Draw(index, (self.seed, self.epoch, first + i)) for i, index in enumerate(indices)]
+            else:
+                yield indices
 
 
 def take(dataset: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

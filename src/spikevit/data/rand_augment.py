@@ -1,19 +1,20 @@
 """RandAugment (Cubuk et al. 2019, arXiv:1909.13719), each image with operations of its own, on the device.
 
-Operations and strengths are those of recipes that write "rand-m9-n1-inc1": magnitude m of 10, more is stronger,
-and a drawn operation is carried out with probability 1/2. kornia's own RandAugment is something else: one operation
+Operations and strengths are those of recipes that write "rand-m9-n1-mstd0.4-inc1", here "m9-n1-mstd0.4": magnitude m
+of 10, more is stronger, drawn from a normal distribution of that deviation wherever an operation meets an image, and an
+operation is carried out with probability 1/2. kornia's own RandAugment is something else: one operation
 for a whole batch (which batch norm then sees), magnitudes of 30, brightness by addition, shear by up to 54 degrees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.data.config import parse_policy
+from spikevit.data.config import OPERATIONS, check_operations, parse_policy
 from spikevit.data.optional import need
 
 
@@ -87,33 +88,46 @@ def warp(name: str, images: Tensor, s: Tensor, fill: Tensor) -> Tensor:
 class RandAugment(nn.Module):
     """n random operations of magnitude m on images (B, C, H, W) in [0, 1], with 1 (grey) or 3 (RGB) channels.
 
-    policy: "m9-n1" is magnitude 9 of 10, one operation. fill: per channel, what moves in from outside.
+    policy: "m9-n1" is magnitude 9 of 10, one operation; "m9-n1-mstd0.4" draws magnitudes from Normal(9, 0.4), cut to
+    0 … 10, for each operation on each image. fill: per channel, what moves in from outside. operations: which of
+    OPERATIONS, drawn with equal chance; None is all (grey images: all but color, which does nothing to them).
     All draws are made on the CPU, by torch's global generator: one seed gives the same on every device.
     """
 
-    def __init__(self, policy: str, fill: tuple[float, ...]):
+    def __init__(self, policy: str, fill: tuple[float, ...], operations: Sequence[str] | None = None):
         super().__init__()
         if len(fill) not in (1, 3):
             raise ValueError(f"rand_augment is {policy!r}, but the images have {len(fill)} channels; it needs 1 or 3")
+        if len(fill) == 1 and "color" in (operations or ()):
+            raise ValueError("rand_augment_ops has 'color', but the images are grey: leave it out")
         need("kornia.enhance", "train")
-        magnitude, self.n = parse_policy(policy)
-        self.strength, self.fill = magnitude / 10, fill
-        self.names = [name for name in (*COLOURS, *WARPS) if len(fill) == 3 or name != "color"]
+        self.policy, self.fill = parse_policy(policy), fill
+        if operations is None:
+            operations = [name for name in OPERATIONS if len(fill) == 3 or name != "color"]
+        check_operations(operations)
+        self.names = list(operations)
 
     def forward(self, images: Tensor) -> Tensor:
         """Other images of the same shape, in [0, 1]; about half of them, for n = 1, are as they were."""
         images, count = images.clone(), len(images)
         fill = torch.tensor(self.fill, dtype=images.dtype, device=images.device)[:, None, None]
-        for _ in range(self.n):
+        for _ in range(self.policy.n):
             kind = torch.randint(len(self.names), (count,))
             kind[torch.rand(count) < 0.5] = -1  # left as it is
-            sign = 2 * torch.randint(2, (count,)) - 1
+            strength = (2 * torch.randint(2, (count,)) - 1) * self.magnitudes(count) / 10
             for k, name in enumerate(self.names):
                 rows = (kind == k).nonzero()[:, 0]
                 if len(rows):
-                    s = (sign[rows] * self.strength).to(images)[:, None, None, None]
+                    s = strength[rows].to(images)[:, None, None, None]
                     rows = rows.to(images.device)
                     some = images[rows]
                     some = warp(name, some, s, fill) if name in WARPS else COLOURS[name](some, s)
                     images[rows] = some.clamp(0, 1)
         return images
+
+    def magnitudes(self, count: int) -> Tensor:
+        """As many magnitudes, 0 to 10: drawn where the policy has a deviation, all the same where it has none."""
+        magnitude, _, std = self.policy
+        if not std:
+            return torch.full((count,), magnitude, dtype=torch.float64)
+        return (magnitude + std * torch.randn(count, dtype=torch.float64)).clamp(0, 10)

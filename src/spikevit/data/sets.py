@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,8 @@ from spikevit.errors import unknown
 class DataInfo:
     """What a model must know of its data: class names, channels, image_size (H, W), mean and std per channel.
 
-    Mean and std are those of pixel values in [0, 1].
+    Mean and std are those of pixel values in [0, 1]. crop_pct: the share of an image file's shorter side that is seen
+    where it is read whole, in evaluation: it is resized to image_size / crop_pct and the middle is cut out.
     """
 
     name: str
@@ -31,6 +32,7 @@ class DataInfo:
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("classes", "image_size", "mean", "std"):
@@ -40,6 +42,8 @@ class DataInfo:
                 raise ValueError(
                     f"{field} is {getattr(self, field)}; it needs a number for each of {self.channels} channels"
                 )
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1, the whole side")
 
     @property
     def num_classes(self) -> int:
@@ -53,11 +57,11 @@ class DataInfo:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataInfo:
         """The inverse of to_dict; a ValueError names a key that is missing or unknown."""
-        known = [field.name for field in fields(cls)]
+        known = {field.name: field.default for field in fields(cls)}
         for key in values:
             if key not in known:
                 raise unknown("key of a data description", key, known)
-        if missing := [key for key in known if key not in values]:
+        if missing := [key for key, default in known.items() if key not in values and default is MISSING]:
             raise ValueError(f"the data description lacks {', '.join(missing)}")
         return cls(**values)
 

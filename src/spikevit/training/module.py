@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
+from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
 from spikevit.neurons import TimeGate
 from spikevit.training.backend import pl
@@ -38,6 +39,7 @@ class Classifier(pl.LightningModule):
         self.recipe = recipe
         self.model = model
         self.data = data
+        self.train_set = train_set(recipe, data)
         self.augment = Augment(recipe.augmentation, data.info)
         self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
         self.average: AveragedModel | None = None
@@ -103,17 +105,19 @@ class Classifier(pl.LightningModule):
         """Whole batches in the order of the epoch that the loop is at."""
         self._batches = self._train_batches()
         self._batches.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # workers read ahead at once
-        return make_loader(self.data.split("train"), self._batches, self.recipe.data.workers)
+        return make_loader(self.train_set, self._batches, self.recipe.data.workers)
 
     def _train_batches(self) -> Batches:
         return Batches(
-            len(cast(Sized, self.data.split("train"))),
+            len(cast(Sized, self.train_set)),
             self.recipe.data.batch_size,
             seed=self.recipe.trainer.seed,
             shuffle=True,
             drop_last=True,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            repeats=self.recipe.augmentation.repeats,
+            draws=isinstance(self.train_set, RandomParts),
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -129,6 +133,19 @@ class Classifier(pl.LightningModule):
             world_size=self.trainer.world_size,
         )
         return make_loader(val, batches, self.recipe.data.workers)
+
+
+def train_set(recipe: Recipe, data: Data) -> Dataset:
+    """The training images: as they are, or random parts of them where the recipe asks for these."""
+    whole, scale = data.split("train"), recipe.augmentation.random_resized_crop
+    if scale is None:
+        return whole
+    if not isinstance(whole, FolderSet):
+        raise ValueError(
+            f"augmentation.random_resized_crop={list(scale)} cuts image files as they are read (data.name=folder); "
+            f"{data.info.name!r} has its images in memory: take augmentation.crop_padding"
+        )
+    return RandomParts(whole, scale, recipe.augmentation.aspect_ratio)
 
 
 def lr_at(epoch: float, lr: float, schedule: ScheduleRecipe) -> float:

@@ -155,10 +155,10 @@ def train(
         raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     model, data = build(recipe, data)
-    if new:  # only now that model and data are known to fit
+    module = Classifier(recipe, model, data)
+    if new:  # only now that model, data and training are known to fit
         new_run(recipe, directory)
     about = {"data": data.info.to_dict() | {"source": vars(recipe.data)}, "recipe": recipe.to_yaml()}
-    module = Classifier(recipe, model, data)
     resume = directory / "resume.ckpt"
     _fit(make_trainer(recipe, directory, about, progress), module, resume if resume.exists() else None, directory)
     if is_helper():
