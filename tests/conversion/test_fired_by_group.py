@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from spikevit import load_model, record_spikes
+from spikevit import convert, load_model, record_spikes
 from spikevit.cli.main import main
 from spikevit.conversion.certificate import load_certificate, verify
 from spikevit.data import load_data, normalise
@@ -53,6 +54,29 @@ def test_its_certificate_verifies(networks, x):
     certificate = load_certificate(BEFORE / "certificate.json")
     again = verify(certificate, *networks, x.split(64))
     assert again.lossless and again.model == certificate.model and again.layers == certificate.layers
+
+
+def test_by_weight_it_is_another_network_with_fewer_spikes(networks, x):
+    """Same codes; and neither passes for the other."""
+    reference, spiking = networks
+    again, certificate = convert(reference, x)
+    before = load_certificate(BEFORE / "certificate.json")
+    assert certificate.lossless
+    with pytest.raises(ValueError, match="of another model"):
+        verify(before, reference, again, [x])
+    with pytest.raises(ValueError, match="of another model"):
+        verify(certificate, reference, spiking, [x])
+    with torch.no_grad():
+        assert torch.equal(again(x), spiking(x))
+    for now, was in zip(certificate.layers, before.layers, strict=True):
+        assert now.code == (3, 2, "weight") and now.distinct == was.distinct and now.spikes < was.spikes, now.name
+
+
+def test_it_is_printed_with_its_order(capsys):
+    Console(width=200).print(load_certificate(BEFORE / "certificate.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines if "down.1" in line] == [["down.1.lif", "3,", "2", "by", "group"]]
+    assert not any("by group" in line for line in lines if "1, 14" in line)
 
 
 def test_its_certificate_verifies_from_the_command_line(monkeypatch, capsys):
