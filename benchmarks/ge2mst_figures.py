@@ -46,22 +46,22 @@ def draw_codes() -> None:
     from matplotlib.patches import Rectangle
 
     figure = new_figure(10, 4.4)
-    widths = [steps * groups + 0.35 * (groups - 1) + 2.6 for steps, groups in CODES]
+    gaps = [0 if 1 in code else 0.35 for code in CODES]  # between steps of one weight and those of the next
+    widths = [steps * groups + gap * (steps - 1) + 2.6 for (steps, groups), gap in zip(CODES, gaps, strict=True)]
     panels = figure.subplots(1, len(CODES), sharey=True, width_ratios=widths)
     shades = {8: "#12305f", 4: "#2a5caa", 2: "#6b9bd8", 1: "#a9c8ee"}
-    for axis, (steps, groups) in zip(panels, CODES, strict=True):
+    for axis, (steps, groups), gap in zip(panels, CODES, gaps, strict=True):
         code = ExpG(steps, groups)
         k = torch.arange(code.levels + 1)
         spikes, counts = spike_pattern(k, code), spike_count(k, code)
         ticks = []
-        for t in range(code.time_steps):
-            left = t + 0.35 * (t // steps)
-            weight = 2 ** (steps - 1 - t % steps)
+        for t, weight in enumerate(code.weights):
+            left = t + gap * (t // groups)
             ticks.append((left + 0.5, weight))
             for row in k.tolist():
                 face = shades[weight] if spikes[t, row] else "#f2f2f2"
                 axis.add_patch(Rectangle((left + 0.06, row - 0.42), 0.88, 0.84, facecolor=face, linewidth=0))
-        right = code.time_steps + 0.35 * (groups - 1) + 0.5
+        right = code.time_steps + gap * (steps - 1) + 0.5
         for row, count in enumerate(counts.tolist()):
             axis.text(right + 0.75, row, count, ha="center", va="center", fontsize=9, color=RED)
         axis.text(right + 0.75, -1.1, "spikes", ha="center", va="center", fontsize=9, color=RED)

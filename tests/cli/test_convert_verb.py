@@ -130,7 +130,8 @@ def test_code(cli, refused, checkpoint):
     path = checkpoint()
     assert cli("convert", path, "--code", "stages.*=1,15", "--code", "head_lif=2,5", "--images", 16)[0] == 0
     codes = {layer.name: layer.code for layer in load_certificate("exact-certificate.json").layers}
-    assert codes["head_lif"] == (2, 5) and codes["stages.0.0.mlp.fc1.lif"] == (1, 15) and codes["down.1.lif"] == (4, 1)
+    wanted = {"head_lif": (2, 5, "weight"), "stages.0.0.mlp.fc1.lif": (1, 15), "down.1.lif": (4, 1)}
+    assert codes == codes | wanted
     assert cli("convert", "--verify", "exact-certificate.json")[0] == 0
     new = ("--out", "x.safetensors", "--certificate", "x.json", "--images", 4)
     assert "7 levels; it must make the 15" in refused("convert", path, "--code", "head_lif=3,1", *new)

@@ -244,15 +244,15 @@ def test_codes_by_layer(trained):
     spikes = record_spikes(spiking, trained.x[:3])
     for layer in certificate.layers:
         wanted = {"stages": (1, 15), "head_lif": (1, 15)}.get(layer.name.split(".")[0], (4, 1))
-        wanted = (2, 5) if layer.name.startswith("stages.2.") else wanted
+        wanted = (2, 5, "weight") if layer.name.startswith("stages.2.") else wanted
         assert layer.code == wanted and len(spikes[layer.name]) == wanted[0] * wanted[1], layer.name
         assert (layer.name, *wanted) in spiking.config.spikes
-    assert {layer.code for layer in certificate.layers} == {(4, 1), (1, 15), (2, 5)}
+    assert {layer.code for layer in certificate.layers} == {(4, 1), (1, 15), (2, 5, "weight")}
     with torch.no_grad():
         assert torch.equal(spiking(trained.x[:90]), trained.exact(trained.x[:90]))
 
 
-@pytest.mark.parametrize("code", [(4, 2), (1, 30), (2, 10), (3, None)])
+@pytest.mark.parametrize("code", [(4, 2), (4, 2, "group"), (1, 30), (2, 10), (2, 10, "group"), (3, None)])
 def test_thirty_levels(code):
     torch.manual_seed(1)
     x = torch.randn(12, *SHAPE)
@@ -262,7 +262,8 @@ def test_thirty_levels(code):
             convert(model, x, codes={"*": (3, 4)})
         return
     spiking, certificate = convert(model, x, codes={"*": code})
-    assert certificate.lossless and {layer.code for layer in certificate.layers} == {code}
+    written = {(4, 2): (4, 2, "weight"), (2, 10): (2, 10, "weight")}.get(code, code[:2])
+    assert certificate.lossless and {layer.code for layer in certificate.layers} == {written}
     assert {len(s) for s in record_spikes(spiking, x[:2]).values()} == {code[0] * code[1]}
 
 
@@ -292,7 +293,8 @@ def test_record_spikes(trained, converted):
 
 @pytest.mark.parametrize("kind", ["float", "exact", "spiking"])
 def test_round_trip(trained, converted, tmp_path, kind):
-    spiking = convert(trained.exact, trained.x[:2], codes={"stages.0.*": (1, 15)})[0]
+    codes = {"stages.0.*": (1, 15), "stages.1.*": (2, 5), "stages.2.*": (2, 5, "group")}
+    spiking = convert(trained.exact, trained.x[:2], codes=codes)[0]
     model = {"float": trained.model, "exact": trained.exact, "spiking": spiking}[kind]
     save_model(model, tmp_path / "m.safetensors")
     again = load_model(tmp_path / "m.safetensors")
@@ -306,7 +308,10 @@ def test_round_trip(trained, converted, tmp_path, kind):
         n: m.code for n, m in model.named_modules() if isinstance(m, ExpGIF)
     }
     if kind == "spiking":
-        assert again.config.spikes is not None and ("stages.0.0.mlp.fc1.lif", 1, 15) in again.config.spikes
+        said = {name: code for name, *code in again.config.spikes}
+        assert [said[f"stages.{i}.0.mlp.fc1.lif"] for i in range(3)] == [[1, 15], [2, 5, "weight"], [2, 5]]
+        assert again.get_submodule("stages.1.0.mlp.fc1.lif").code == ExpG(2, 5)
+        assert again.get_submodule("stages.2.0.mlp.fc1.lif").code == ExpG(2, 5, "group")
 
 
 @pytest.mark.parametrize("kind", ["staircase", "spiking"])

@@ -1,5 +1,7 @@
 """What a converted network costs: additions only behind the first convolution, and as many as loops count."""
 
+from types import MappingProxyType
+
 import numba
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def binary(x: torch.Tensor) -> bool:
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
-def tiny(exact_mode: bool, **config):
+def tiny(exact_mode: bool, config=MappingProxyType({}), codes=None):
     """Converted, with images; its neurons fire, many of its weights are 0 in exact mode."""
     torch.manual_seed(5)
     settings = {"image_size": 8, "widths": (4, 8, 8), "strides": (1, 2, 1), "head_width": 4, "num_classes": 3}
@@ -104,7 +106,7 @@ def tiny(exact_mode: bool, **config):
     model = calibrate(small(**{**settings, **config}), x)
     if exact_mode:
         model = quantise(model, bits=3)
-    return convert(model, x)[0], model, x
+    return convert(model, x, codes=codes)[0], model, x
 
 
 CASES = {
@@ -112,6 +114,7 @@ CASES = {
     "exact": (True, {}),
     "rate coding": (True, {"code": (1, 3)}),
     "two groups": (True, {"code": (3, 2)}),
+    "two groups, by group": (True, {"code": (3, 2)}, {"*": (3, 2, "group")}),
     "one step": (True, {"time_steps": 1}),
     "windows that do not divide": (True, {"windows": ((), (), (3, 0))}),
     "Q-K": (True, {"mixers": ("conv", "gw_qk", "gw_ssa"), "windows": ((), (2,), (2, 0))}),
@@ -120,7 +123,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_loops(case):
-    snn, _, x = tiny(CASES[case][0], **CASES[case][1])
+    snn, _, x = tiny(*CASES[case])
     counts = count(snn, [x[:2], x[2:3]])
     runs = []
     for batch in (x[:2], x[2:3]):
@@ -147,7 +150,7 @@ def test_equals_loops(case):
 @pytest.mark.parametrize("case", CASES)
 def test_accumulate_only(case):
     """Behind the first convolution, the head included; the staircase network is not."""
-    snn, model, x = tiny(CASES[case][0], **CASES[case][1])
+    snn, model, x = tiny(*CASES[case])
     verdict = check(count(snn, x), load_rule("accumulate-only"))
     assert verdict.passed, [v for v in verdict.verdicts if not v.passed]
     heads = [v for v in verdict.verdicts if v.module.startswith("head")]
@@ -156,6 +159,31 @@ def test_accumulate_only(case):
     assert not count(snn, x).uncounted
     if case not in ("one step",):
         assert not check(count(model, x), load_rule("accumulate-only")).passed
+
+
+@pytest.mark.parametrize(("steps", "groups"), [(4, 2), (2, 5), (3, 4)])
+def test_by_weight_costs_less(steps, groups):
+    """By hand, of codes 0 … L in turn: an accumulate for each spike and output, a shift for each doubling of one."""
+    levels, outputs = groups * (2**steps - 1), 7
+    k = list(range(levels + 1))
+    by_group = [steps * (i // (2**steps - 1)) + (i % (2**steps - 1)).bit_count() for i in k]
+    by_weight = []
+    for i in k:
+        spikes = 0
+        for w in sorted([2**j for j in range(steps)] * groups, reverse=True):
+            if i >= w:
+                i, spikes = i - w, spikes + 1
+        by_weight.append(spikes)
+    model = nn.Sequential(Staircase(ExpG(steps, groups), float(levels)), nn.Linear(1, outputs))
+    x = torch.arange(levels + 1.0)[:, None]
+    costs = {}
+    for order, spikes, doublings in (("weight", by_weight, steps - 1), ("group", by_group, groups * (steps - 1))):
+        snn, certificate = convert(model, x, codes={"0": (steps, groups, order)})
+        assert [layer.spikes for layer in certificate.layers] == [pytest.approx(sum(spikes) / len(k))]
+        costs[order] = exact(count(snn, x))
+        assert costs[order].acs == pytest.approx(outputs * sum(spikes) / len(k))
+        assert costs[order].shifts == pytest.approx(outputs * doublings)
+    assert costs["weight"].mj < costs["group"].mj
 
 
 class Decoded(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 import torch
@@ -24,12 +25,14 @@ from spikevit.neurons.staircase import (
 )
 
 CODES = [ExpG(n, g) for n in range(1, 17) for g in range(1, 16 // n + 1)]
-SMALL = [code for code in CODES if code.levels <= 60]
+BY_GROUP = [ExpG(code.steps, code.groups, "group") for code in CODES if 1 not in (code.steps, code.groups)]
+BOTH = CODES + BY_GROUP
+SMALL = [code for code in BOTH if code.levels <= 60]
 numba = pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed"))
 KERNELS = ["fused", numba]
 INSTALLED = ["plain", "fused", "numba"] if find_spec("numba") else ["plain", "fused"]
 BACKENDS = ["plain", *KERNELS]
-ids = dict(ids=lambda code: f"{code.steps}x{code.groups}")
+ids = dict(ids=lambda code: f"{code.steps}x{code.groups}" + "-by-group" * (code.order == "group"))
 
 
 def hard_inputs(levels: int, quantum: float, dtype: torch.dtype) -> torch.Tensor:
@@ -53,7 +56,54 @@ def test_levels_of_time_steps():
     assert ExpG(16, 1).levels == ExpG(1, 65535).levels == 65535
 
 
-@pytest.mark.parametrize("code", CODES, **ids)
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_no_choice_of_steps_takes_fewer_spikes(steps, groups):
+    """Of all ways to let 0 … G steps of each weight fire, the one with the fewest spikes for each sum."""
+    code = ExpG(steps, groups)
+    numeral = [2**j for j in reversed(range(steps))]
+    fewest: dict[int, int] = {}
+    for chosen in product(range(groups + 1), repeat=steps):
+        k = sum(m * w for m, w in zip(chosen, numeral, strict=True))
+        fewest[k] = min(sum(chosen), fewest.get(k, sum(chosen)))
+    assert sorted(fewest) == list(range(code.levels + 1))
+    k = torch.arange(code.levels + 1)
+    spikes = ExpGIF(float(code.levels), code).fire(k.double())
+    assert spikes.sum(0).tolist() == spike_count(k, code).tolist() == [fewest[i] for i in k.tolist()]
+    weights = torch.tensor([w for w in numeral for _ in range(groups)])
+    assert torch.equal(weights @ spikes.long(), k) and code.weights == tuple(weights.tolist())
+    mean = {(4, 1): 2.0, (4, 2): 3.2581, (4, 4): 5.7377}.get((steps, groups))
+    assert mean is None or sum(fewest.values()) / len(fewest) == pytest.approx(mean, abs=5e-5)
+
+
+@pytest.mark.parametrize("code", [code for code in BOTH if code.levels <= 300], **ids)
+def test_steps_fire_in_their_order(code):
+    """Whole numbers, one after the other: what is left of k pays for a step, or the step rests."""
+    numeral = [2**j for j in reversed(range(code.steps))]
+    weights = numeral * code.groups if code.order == "group" else sorted(numeral * code.groups, reverse=True)
+    pattern = spike_pattern(torch.arange(code.levels + 1), code)
+    assert pattern.shape == (code.time_steps, code.levels + 1) and code.weights == tuple(weights)
+    for k, spikes in enumerate(pattern.T.tolist()):
+        left = k
+        for w, spike in zip(weights, spikes, strict=True):
+            assert spike == (left >= w)
+            left -= w * spike
+        assert left == 0
+
+
+def test_an_order_where_there_is_only_one():
+    """And what files say of it: pairs are of before, by group."""
+    assert ExpG(4, 1, "group") == ExpG(4) and ExpG(1, 5, "group") == ExpG(1, 5) and ExpG(2, 5, "group") != ExpG(2, 5)
+    assert [repr(c) for c in (ExpG(4), ExpG(2, 5))] == ["ExpG(steps=4, groups=1)", "ExpG(steps=2, groups=5)"]
+    assert repr(ExpG(2, 5, "group")) == "ExpG(steps=2, groups=5, order='group')"
+    files = {ExpG(4): (4, 1), ExpG(1, 5): (1, 5), ExpG(2, 5): (2, 5, "weight"), ExpG(2, 5, "group"): (2, 5)}
+    for code, plain in files.items():
+        assert code.plain == plain and ExpG.from_plain(*plain) == code
+    with pytest.raises(ValueError, match="unknown order 'weigth'; did you mean weight?"):
+        ExpG(2, 5, "weigth")
+
+
+@pytest.mark.parametrize("code", BOTH, **ids)
 def test_count_and_pattern_are_those_of_the_neuron(code):
     k = torch.arange(code.levels + 1)
     spikes = ExpGIF(float(code.levels), code).fire(k.float())
@@ -88,7 +138,7 @@ def test_expected_count_is_the_mean_under_dither():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("code", CODES, **ids)
+@pytest.mark.parametrize("code", BOTH, **ids)
 def test_spikes_decode_to_the_staircase(code, dtype):
     for exponent in (0, -7, 5):
         quantum = 2.0**exponent
@@ -104,7 +154,7 @@ def test_spikes_decode_to_the_staircase(code, dtype):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    code=st.sampled_from(CODES),
+    code=st.sampled_from(BOTH),
     threshold=st.floats(0.0078125, 100, width=32),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 10**6),
@@ -148,8 +198,9 @@ def test_one_group_is_the_binary_numeral(steps):
         assert "".join(map(str, digits)) == f"{k:0{steps}b}"
 
 
-def test_one_flipped_spike_shows():
-    code = ExpG(3, 2)
+@pytest.mark.parametrize("order", ["weight", "group"])
+def test_one_flipped_spike_shows(order):
+    code = ExpG(3, 2, order)
     neuron = ExpGIF(14.0, code)
     spikes = neuron.fire(torch.arange(15.0))
     for t in range(6):
@@ -161,7 +212,7 @@ def test_one_flipped_spike_shows():
 def test_same_levels_in_other_groups():
     layer = Staircase(ExpG(4, 4), 1.7, channels=5, power_of_two=True)
     x = torch.randn(40, 5)
-    for code in (None, ExpG(2, 20), ExpG(1, 60)):
+    for code in (None, ExpG(2, 20), ExpG(2, 20, "group"), ExpG(1, 60)):
         neuron = ExpGIF.from_staircase(layer, code)
         assert torch.equal(neuron.decode(neuron.fire(x)), layer(x))
         assert neuron.weights.shape == ((code or layer.code).time_steps, 5)
@@ -169,7 +220,7 @@ def test_same_levels_in_other_groups():
         ExpGIF.from_staircase(layer, ExpG(4, 2))
 
 
-@pytest.mark.parametrize("code", [ExpG(4, 1), ExpG(3, 3), ExpG(1, 5)], **ids)
+@pytest.mark.parametrize("code", [ExpG(4, 1), ExpG(3, 3), ExpG(3, 3, "group"), ExpG(1, 5)], **ids)
 @pytest.mark.parametrize("f", [nn.Linear(6, 4, bias=False), nn.Conv1d(6, 3, 3, padding=1, bias=False)], ids=repr)
 def test_reception_step_by_step(code, f):
     with torch.no_grad():
@@ -188,17 +239,19 @@ def test_reception_step_by_step(code, f):
     torch.testing.assert_close(received, f(neuron.decode(spikes)), rtol=1e-5, atol=1e-4)
 
 
-def test_rates_and_histogram():
-    code = ExpG(2, 3)
+@pytest.mark.parametrize("order", ["weight", "group"])
+def test_rates_and_histogram(order):
+    code = ExpG(2, 3, order)
     x = torch.randn(7, 11, 13) * 3
     neuron = ExpGIF(4.5, code)
     spikes = neuron.fire(x)
     counts = histogram(neuron.codes(spikes), code.levels)
     assert counts.shape == (10,) and counts.sum() == x.numel() and counts.dtype == torch.int64
     assert torch.equal(counts, histogram(codes(x, neuron.threshold, code), code.levels))
-    assert torch.equal(rates(spikes, code), spikes.double().mean((1, 2, 3)).view(3, 2))
+    at = {"group": [[0, 1], [2, 3], [4, 5]], "weight": [[0, 3], [1, 4], [2, 5]]}[order]  # step j of group g
+    assert torch.equal(rates(spikes, code), spikes.double().mean((1, 2, 3))[torch.tensor(at)])
     pattern = spike_pattern(torch.arange(10), code).double()
-    torch.testing.assert_close(rates(spikes, code).flatten(), pattern @ counts.double() / x.numel())
+    torch.testing.assert_close(rates(spikes, code), code.by_group(pattern @ counts.double() / x.numel()))
     with pytest.raises(ValueError, match="codes up to 9 are more than levels=5"):
         histogram(neuron.codes(spikes), 5)
 

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 from spikevit.neurons import ExpG, ExpGIF, NotConvertible, SpikeTrain
 from spikevit.neurons.spike_train import DROPOUTS, MOVES, STEPWISE, horner
 
-CODES = [ExpG(1, 1), ExpG(3, 1), ExpG(1, 3), ExpG(2, 2), ExpG(4, 2)]
-codes = pytest.mark.parametrize("code", CODES, ids=lambda code: f"{code.steps}x{code.groups}")
+CODES = [ExpG(1, 1), ExpG(3, 1), ExpG(1, 3), ExpG(2, 2), ExpG(4, 2), ExpG(2, 2, "group"), ExpG(4, 2, "group")]
+codes = pytest.mark.parametrize("code", CODES, ids=lambda code: f"{code.steps}x{code.groups}-{code.order}")
 
 
 TWO_TWO = ExpG(2, 2)
@@ -31,8 +31,9 @@ def value(x):
         return type(x)(map(value, x))
     if not isinstance(x, SpikeTrain):
         return x
-    weights = torch.tensor([2.0 ** (x.code.steps - 1 - j) for _ in range(x.code.groups) for j in range(x.code.steps)])
-    return x.quantum * torch.tensordot(weights.double(), x.steps, 1)
+    weights = 2.0 ** torch.arange(x.code.steps - 1, -1, -1).double()
+    weights = weights.repeat(x.code.groups) if x.code.order == "group" else weights.repeat_interleave(x.code.groups)
+    return x.quantum * torch.tensordot(weights, x.steps, 1)
 
 
 def same(out, wanted) -> None:

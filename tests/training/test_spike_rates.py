@@ -8,7 +8,7 @@ import torch
 from spikevit import convert, load_model, record_spikes
 from spikevit.adaptive import add_halting
 from spikevit.data import load_data, normalise
-from spikevit.profiling.observe import observe, step_rates
+from spikevit.profiling.observe import StepRates, observe, step_rates
 from spikevit.training.recipe import load_recipe
 from spikevit.training.rows import read_rows
 from spikevit.training.run import train
@@ -35,10 +35,14 @@ def test_rates_are_those_of_the_spikes(tmp_path):
     last = [row for row in rows if row["epoch"] == "2"]
     assert len(last) == 4 * len(spikes) and {row["layer"] for row in last} == set(spikes)
     for row in last:
-        step = (int(row["group"]) - 1) * 2 + int(row["step"]) - 1
+        step = (int(row["step"]) - 1) * 2 + int(row["group"]) - 1  # by weight: of both groups in turn
         rate = float(spikes[row["layer"]][step].double().mean())
         assert float(row["rate"]) == pytest.approx(rate, abs=1e-3), row  # float mode: a few codes differ
     assert torch.stack([s.mean() for s in spikes.values()]).max() > 0.05
+    with StepRates(load_model(tmp_path / "run" / "last.safetensors")) as counted, torch.no_grad():
+        counted.model(x)
+    for name, rates in counted.over_time().items():
+        assert rates.tolist() == pytest.approx(spikes[name].flatten(1).mean(1).tolist(), abs=1e-3), name
 
 
 def test_rates_of_spiking_networks(tmp_path):

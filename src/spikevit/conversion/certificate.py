@@ -25,11 +25,11 @@ FEW = 3  # fewer codes than this in use: a dead layer, whose equality proves not
 class LayerRecord:
     """One layer of neurons: codes compared and differing, the largest difference, how many distinct codes occur.
 
-    spikes: mean number per neuron and image. code: (n, G).
+    spikes: mean number per neuron and image. code: (n, G) or (n, G, order): see `ExpG.plain`.
     """
 
     name: str
-    code: tuple[int, int]
+    code: tuple[int, int] | tuple[int, int, str]
     compared: int
     differing: int
     largest: int
@@ -39,7 +39,7 @@ class LayerRecord:
     @property
     def codes(self) -> int:
         """How many there are, G·(2^n − 1) + 1."""
-        steps, groups = self.code
+        steps, groups, *_ = self.code
         return groups * (2**steps - 1) + 1
 
     @property
@@ -178,10 +178,9 @@ class _Tally:
         self.seen[codes.flatten().long().cpu().unique()] = True
 
     def record(self, name: str) -> LayerRecord:
-        code = self.neuron.code
         return LayerRecord(
             name=name,
-            code=(code.steps, code.groups),
+            code=self.neuron.code.plain,
             compared=self.compared,
             differing=self.differing,
             largest=self.largest,
@@ -198,10 +197,18 @@ def fingerprint(*models: nn.Module) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         for name, m in model.named_modules():
-            for what in ("code", "bits"):
-                if hasattr(m, what):
-                    digest.update(f"{name} {getattr(m, what)}".encode())
+            if hasattr(m, "code"):
+                digest.update(f"{name} {_code(m)}".encode())
+            if hasattr(m, "bits"):
+                digest.update(f"{name} {m.bits}".encode())
     return digest.hexdigest()
+
+
+def _code(neuron: Any) -> str:
+    """The code in a fingerprint, as of files of before; with its order where neurons fire, and that is by weight."""
+    code = neuron.code
+    order = code.plain[2:] if isinstance(neuron, ExpGIF) else ()  # staircases have none
+    return f"ExpG(steps={code.steps}, groups={code.groups}{''.join(f', {which}' for which in order)})"
 
 
 def verify(

@@ -33,7 +33,7 @@ def convert(
     model: nn.Module,
     data: Tensor | Iterable[Any],
     *,
-    codes: Mapping[str, tuple[int, int]] | None = None,
+    codes: Mapping[str, tuple[int, int] | tuple[int, int, str]] | None = None,
     batch_size: int = 64,
 ) -> tuple[Any, Certificate]:
     """The spiking copy of a staircase network, and the certificate that it computes the same.
@@ -43,8 +43,8 @@ def convert(
             activations with `Staircase` neurons; in exact mode (`quantise`) equality is a matter of proof, else of
             rounding. It is not changed.
         data: images (N, ...), or an iterable of batches of them (or of (images, labels)), normalised as in training.
-        codes: (n, G) for layers of neurons by name, shell patterns welcome, where it is not the staircase's own; the
-            levels L = G·(2^n − 1) must be the same.
+        codes: (n, G), or (n, G, order) as in `ExpG`, for layers of neurons by name, shell patterns welcome, where it is
+            not the staircase's own; the levels L = G·(2^n − 1) must be the same.
 
     Returns:
         The network that spikes, in evaluation mode, and its certificate on `data`.
@@ -68,7 +68,7 @@ def convert(
     config: Any = getattr(spiking, "config", None)
     if hasattr(config, "spikes"):
         layers = ((name, m.code) for name, m in spiking.named_modules() if hasattr(m, "fire"))
-        spiking.config = replace(config, spikes=tuple((name, c.steps, c.groups) for name, c in layers))
+        spiking.config = replace(config, spikes=tuple((name, *c.plain) for name, c in layers))
     return spiking, certify(reference, spiking, batches)
 
 
@@ -81,15 +81,15 @@ def image_batches(data: Tensor | Iterable[Any] | None, batch_size: int) -> Itera
             yield batch[0] if isinstance(batch, (list, tuple)) else batch
 
 
-def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int]]) -> dict[str, ExpG]:
+def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int] | tuple[int, int, str]]) -> dict[str, ExpG]:
     """The code of every layer of neurons by name, those of `codes` where a pattern fits."""
     chosen: dict[str, ExpG] = {}
     names = [name for name, m in model.named_modules() if isinstance(m, Staircase)]
-    for pattern, (steps, groups) in codes.items():
+    for pattern, code in codes.items():
         found = [name for name in names if fnmatchcase(name, pattern)]
         if not found:
             raise ValueError(f"codes[{pattern!r}]: no layer of neurons is called that, but e.g. {', '.join(names[:3])}")
-        chosen |= dict.fromkeys(found, ExpG(steps, groups))
+        chosen |= dict.fromkeys(found, ExpG(*code))
     return chosen
 
 

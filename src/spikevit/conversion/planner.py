@@ -239,8 +239,10 @@ def plan(
 
     The front, for each limit on T: every layer starts with its cheapest code; then, again and again, that step of
     one layer to finer levels is taken which removes most error² per spike, along the convex hull of each layer's
-    (spikes, error²). All points on the hull of the network's are found so. The point chosen is then made cheaper
-    where one layer alone can be, within the limits.
+    (spikes, error²). All points on the hull of the network's are found so, but few between them.
+
+    The plan chosen is the best there is: with objective "spikes" or "steps", of all plans within the limits none is
+    predicted to take fewer spikes (with "steps": none of the least T).
 
     What is predicted is each layer's spikes on the inputs it has now. Coarser codes in front of a layer change its
     inputs, too: `Plan.check` counts what the planned network takes. The error is one of rounding, a proxy: the
@@ -298,7 +300,8 @@ def plan(
     }
     best = min(allowed, key=keys[objective])
     if objective != "error":
-        best = _trim(best, candidates, weights, limit, best.steps if objective == "steps" else max_steps)
+        assert limit is not None
+        best = _fewest(best, candidates, weights, limit, best.steps if objective == "steps" else max_steps)
     limits = {"max_steps": max_steps, "max_shift": max_shift, "max_error": limit, "objective": objective}
     layers = zip(histograms, weights, before, best.choices, strict=True)
     return Plan(
@@ -414,22 +417,67 @@ def _point(choices: Iterable[Choice], weights: list[int]) -> Point:
     )
 
 
-def _trim(point: Point, candidates: list[list[Choice]], weights: list[int], limit: float | None, steps: int) -> Point:
-    """The point, made cheaper one layer at a time, most saved first, while its error stays within the limit."""
-    while limit is not None:
-        best = point
-        for i, layer in enumerate(candidates):
-            old = point.choices[i]
-            room = len(candidates) * (limit**2 - point.error**2) + old.error**2
-            for c in layer:
-                if c.code.time_steps <= steps and c.spikes < old.spikes and c.error**2 <= room:
-                    trial = _point((*point.choices[:i], c, *point.choices[i + 1 :]), weights)
-                    if trial.spikes < best.spikes and trial.error <= limit:
-                        best = trial
-        if best is point:
+def _fewest(point: Point, candidates: list[list[Choice]], weights: list[int], limit: float, steps: int) -> Point:
+    """The plan of fewest spikes with an error up to the limit and T ≤ steps, of which `point` is one.
+
+    At any price λ ≥ 0 of error², such a plan takes Σ (spikes + λ·error²) − λ·limit²·layers spikes at least, summed over
+    its layers; with the cheapest choice of each layer this is a bound for all plans (Lagrange), highest at one λ. What
+    a plan's choices cost there above the cheapest ones, its spikes exceed the bound by, at least. So all plans of which
+    that lies in a window are searched: the best of them is the best of all if its spikes lie in the window, too. Else
+    the window is doubled.
+    """
+    choices = [[c for c in layer if c.code.time_steps <= steps] for layer in candidates]
+    figures = [
+        torch.tensor([(c.spikes * weight, c.error**2) for c in layer], dtype=torch.float64).T
+        for layer, weight in zip(choices, weights, strict=True)
+    ]
+    hulls = zip(map(_hull, choices), weights, strict=True)
+    slopes = [weight / _slope(a, b) for hull, weight in hulls for a, b in pairwise(hull)]
+    prices, budget = torch.tensor([0.0, *slopes], dtype=torch.float64), len(choices) * limit**2
+    bounds = sum(_priced(layer, prices).amin(-1) for layer in figures) - budget * prices
+    bound, price = float(bounds.max()), prices[bounds.argmax()]
+    window = max(0.0, point.spikes - bound) / 64
+    while True:
+        if found := _best_within(window, figures, price, budget):
+            better = _point((layer[i] for layer, i in zip(choices, found, strict=True)), weights)
+            if better.error <= limit:
+                point = min(point, better, key=lambda p: (p.spikes, p.error))
+        if point.spikes - bound <= window:
             return point
-        point = best
-    return point
+        window = min(2 * window, point.spikes - bound)
+
+
+def _best_within(window: float, figures: list[Tensor], price: Tensor, budget: float) -> list[int]:
+    """A choice for each layer: the fewest spikes of those that cost so little above the cheapest ones; [] if none.
+
+    Layer by layer: of all sums so far those are kept that no other one beats or equals in spikes and error².
+    """
+    spikes = errors = above = torch.zeros(1, dtype=torch.float64)
+    taken = []
+    for layer in figures:
+        cost = _priced(layer, price)
+        added = zip((spikes, errors, above), (*layer, cost - cost.min()), strict=True)
+        spikes, errors, above = ((so_far[:, None] + x).flatten() for so_far, x in added)
+        kept = (above <= window).nonzero()[:, 0]
+        kept = kept[errors[kept].argsort(stable=True)]
+        least = spikes[kept].cummin(0).values
+        kept = kept[torch.cat([least.new_full((1,), inf), least])[:-1] > spikes[kept]]
+        spikes, errors, above = spikes[kept], errors[kept], above[kept]
+        taken.append((kept // layer.shape[1], kept % layer.shape[1]))
+    inside = errors <= budget * (1 + 1e-12)  # as sums in another order may be; sorted by error², so by falling spikes
+    if not inside.any():
+        return []
+    at, chosen = int(inside.sum()) - 1, []
+    for before, choice in reversed(taken):
+        chosen.append(int(choice[at]))
+        at = int(before[at])
+    return chosen[::-1]
+
+
+def _priced(layer: Tensor, price: Tensor) -> Tensor:
+    """spikes + price · error² of a layer's choices (2, choices), at prices (...): (..., choices)."""
+    spikes, errors = layer
+    return spikes + price[..., None] * errors
 
 
 def _front(points: list[Point]) -> tuple[Point, ...]:

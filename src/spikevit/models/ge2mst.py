@@ -37,7 +37,8 @@ class Ge2mSTConfig(ModelConfig):
     heads: width of a head. kernel: of the depthwise convolution; expansion: its width over the stage's.
     power_of_two: Δ = 2^e. grid_bits: exact mode, weights of so many bits on power-of-two grids, batch norm folded
     (`spikevit.quantise`). codes: (layer, n, G) where a layer of neurons has another code (`spikevit plan`).
-    spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`).
+    spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`), or (layer, n, G, order): see
+    `ExpG.plain`. Codes of staircases need no order, which is by weight.
     """
 
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(kind="expg"))
@@ -55,7 +56,7 @@ class Ge2mSTConfig(ModelConfig):
     power_of_two: bool = True
     grid_bits: int | None = None
     codes: tuple[tuple[str, int, int], ...] | None = None
-    spikes: tuple[tuple[str, int, int], ...] | None = None
+    spikes: tuple[tuple[str, int, int] | tuple[str, int, int, str], ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +120,7 @@ class Ge2mST(SpikingModel):
         if config.grid_bits:
             on_grid_(fold_batch_norm_(self), config.grid_bits, self._most_levels())
         if config.spikes is not None:
-            spiking_(self, {name: ExpG(steps, groups) for name, steps, groups in config.spikes})
+            spiking_(self, {name: ExpG.from_plain(*code) for name, *code in config.spikes})
 
     @property
     def activation_bits(self) -> int:

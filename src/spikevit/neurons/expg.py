@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spikevit.errors import unknown
 from spikevit.neurons import staircase_numba
-from spikevit.neurons.spike_train import SpikeTrain
+from spikevit.neurons.spike_train import SpikeTrain, horner
 from spikevit.neurons.staircase import BACKENDS, ExpG, codes, expected_count, in_force, staircase
 
 
@@ -76,8 +76,10 @@ class ExpGIF(nn.Module):
     """A layer of ExpG-IF neurons that spike: whole weighted inputs x (...) to spikes (T, ...) in {0, 1}.
 
         charge  v = Δ/2 + x                                             Δ = θ/L
-        fire    for group g = 1..G, step j = 1..n:
+        fire    for step j = 1..n, group g = 1..G:
                 s_gj = [v ≥ w_j],  v ← v − w_j·s_gj                     w_j = Δ·2^(n−j)
+
+    That is by weight, with the fewest spikes; with a code of order "group" the loop over groups is the outer one.
 
     The decoded output Σ_g Σ_j w_j·s_gj is `staircase(x)`: exactly where Δ is a power of two, else but within a few
     ulp of a boundary between codes. Shares no code with the staircase. Half-precision inputs are integrated in
@@ -85,7 +87,7 @@ class ExpGIF(nn.Module):
 
     Args:
         threshold: θ > 0, shape () or (C,).
-        code: steps and groups.
+        code: steps, groups, and the order in which they fire.
 
     Source: reconstruction: the paper's text was not available (Hao et al., Ge2mS-T, arXiv 2604.08894).
     """
@@ -130,11 +132,13 @@ class ExpGIF(nn.Module):
     def decode(self, spikes: Tensor) -> Tensor:
         """Σ_g Σ_j w_j·s_gj of spikes (T, ...), in their dtype."""
         wide = torch.promote_types(spikes.dtype, torch.float32)
-        return (_horner(lambda s: s.to(wide), spikes, self.code) * self._weights(wide)[-1]).to(spikes.dtype)
+        _check_time(spikes, self.code)
+        return (horner(spikes.to(wide), self.code) * self._weights(wide)[-1]).to(spikes.dtype)
 
     def codes(self, spikes: Tensor) -> Tensor:
         """Integer codes of spikes (T, ...)."""
-        return _horner(lambda s: s.to(torch.int32), spikes, self.code)
+        _check_time(spikes, self.code)
+        return horner(spikes.to(torch.int32), self.code)
 
     @property
     def weights(self) -> Tensor:
@@ -143,7 +147,7 @@ class ExpGIF(nn.Module):
 
     def _weights(self, dtype: torch.dtype) -> Tensor:
         quantum = self.threshold.to(dtype) / self.code.levels
-        return torch.stack([quantum * 2**j for j in reversed(range(self.code.steps))] * self.code.groups)
+        return torch.stack([quantum * w for w in self.code.weights])
 
     def extra_repr(self) -> str:
         return f"{self.code}, channels={len(self.threshold) if self.threshold.dim() else None}"
@@ -166,34 +170,22 @@ def spiking_(model: nn.Module, codes: Mapping[str, ExpG]) -> nn.Module:
 def receive(f: Callable[[Tensor], Tensor], spikes: Tensor, code: ExpG, quantum: float | Tensor = 1.0) -> Tensor:
     """f(decoded spikes) for a linear map f without bias, from spikes (T, ...) step by step and without multiplying.
 
-    Inside a group acc ← 2·acc + f(s_j), a shift and an addition; the groups add up; Δ comes last, where it folds
-    into the next scale. Equal to f(decode(spikes)) to the bit where Δ is a power of two and the sums of f are exact.
+    Of steps by weight acc ← 2·acc + Σ_g f(s_gj), a shift and additions, see `horner`; Δ comes last, where it folds into
+    the next scale. Equal to f(decode(spikes)) to the bit where Δ is a power of two and the sums of f are exact.
     """
     if isinstance(quantum, Tensor) and quantum.dim():
         raise ValueError(
             f"quantum of shape {tuple(quantum.shape)} must be one number; fold one per channel into the weights of f"
         )
-    return _horner(f, spikes, code) * quantum
-
-
-def _horner(f: Callable[[Tensor], Tensor], spikes: Tensor, code: ExpG) -> Tensor:
-    """Σ_g Σ_j 2^(n−j)·f(s_gj)."""
     _check_time(spikes, code)
-    total = None
-    for group in spikes.split(code.steps):
-        acc = f(group[0])
-        for s in group[1:]:
-            acc = acc + acc + f(s)
-        total = acc if total is None else total + acc
-    assert total is not None
-    return total
+    return horner(torch.stack([f(s) for s in spikes]), code) * quantum
 
 
 def rates(spikes: Tensor, code: ExpG) -> Tensor:
     """Firing rate of each group and step, float64 (G, n), of spikes (T, ...)."""
     _check_time(spikes, code)
     count = spikes.flatten(1).count_nonzero(1).double()
-    return (count / spikes[0].numel()).view(code.groups, code.steps)
+    return code.by_group(count / spikes[0].numel())
 
 
 def histogram(codes: Tensor, levels: int) -> Tensor:

@@ -22,13 +22,13 @@ class NotConvertible(ValueError):
 
 
 class SpikeTrain:
-    """steps (T, ...) of {0, 1} that stand for the value Δ Σ_t w_t s_t of shape (...), w_t = 2^(n−j) for step j of n.
+    """steps (T, ...) of {0, 1} that stand for the value Δ Σ_t w_t s_t of shape (...), w_t of the code.
 
     What is linear without weights (average pool, sum) keeps the steps apart; they then hold other numbers than 0 and 1.
 
     Args:
-        steps: (T, ...), first group first, its largest weight first.
-        code: (n, G).
+        steps: (T, ...), in the order in which they fired.
+        code: (n, G) and that order.
         quantum: Δ, of shape (), or one that broadcasts to the value's, such as (C,) for one per channel.
     """
 
@@ -115,12 +115,18 @@ class SpikeTrain:
 
 
 def horner(received: Tensor, code: ExpG) -> Tensor:
-    """Σ_t w_t y_t for y (T, ...): in a group acc ← 2·acc + y_t, one doubling a step; the groups are added up."""
-    groups = received.unflatten(0, (code.groups, code.steps))
-    total = groups[:, 0]
+    """Σ_t w_t y_t for y (T, ...), by doublings and additions, in y's dtype.
+
+    By weight acc ← 2·acc + Σ_g y_gj, n − 1 doublings in all. By group acc_g ← 2·acc_g + y_gj, and the groups are added
+    up at the end.
+    """
+    y = code.by_group(received)
+    if code.order == "weight" and code.groups > 1:
+        y = y.sum(0, keepdim=True, dtype=y.dtype)
+    total = y[:, 0]
     for j in range(1, code.steps):
-        total = 2 * total + groups[:, j]
-    return total.sum(0)
+        total = 2 * total + y[:, j]
+    return total.sum(0, dtype=total.dtype) if len(total) > 1 else total[0]
 
 
 def _dispatch(func: Callable, args: tuple, kwargs: dict) -> Any:

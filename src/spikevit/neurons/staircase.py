@@ -6,8 +6,9 @@ Reconstruction: the paper's text was not available (Hao et al., Ge2mS-T, arXiv 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from spikevit.errors import unknown
 from spikevit.neurons import staircase_numba
 
+ORDERS = ("weight", "group")  # in which steps can fire
 SMALLEST = 2.0**-20  # a threshold below this counts as this; its gradient still passes, so that it can come back
 BLOCK = 2**18  # elements of which a few working tensors fit the caches of two cores
 
@@ -23,14 +25,22 @@ BLOCK = 2**18  # elements of which a few working tensors fit the caches of two c
 class ExpG:
     """Grouped exponential code: `groups` G groups of `steps` n steps, which weigh 2^(n−1), …, 2, 1 quanta.
 
-    T = n·G time steps, L = G·(2^n − 1) levels. n = 1 is rate coding, G = 1 is the binary numeral. Source:
-    reconstruction.
+    T = n·G time steps, L = G·(2^n − 1) levels. n = 1 is rate coding, G = 1 is the binary numeral.
+
+    order: in which the steps fire. "weight": all G steps of weight 2^(n−1) first, then all of 2^(n−2), …, which takes
+    the fewest spikes for every code and n − 1 doublings to receive. "group": one group after the other, as in files of
+    before; G·(n − 1) doublings. For n = 1 or G = 1 both are the same, and read "weight".
+
+    Source: reconstruction.
     """
 
     steps: int
     groups: int = 1
+    order: str = "weight"
 
     def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise unknown("order", self.order, ORDERS)
         for name, value in (("steps", self.steps), ("groups", self.groups)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"ExpG: {name}={value!r} must be a whole number of at least 1")
@@ -39,6 +49,12 @@ class ExpG:
                 f"ExpG: steps={self.steps}, groups={self.groups} make groups·(2^steps − 1) levels, more than the 65535 "
                 "that 16 bits hold"
             )
+        if 1 in (self.steps, self.groups):
+            object.__setattr__(self, "order", "weight")
+
+    def __repr__(self) -> str:
+        order = "" if self.order == "weight" else f", order={self.order!r}"
+        return f"ExpG(steps={self.steps}, groups={self.groups}{order})"
 
     @classmethod
     def of(cls, time_steps: int) -> ExpG:
@@ -53,6 +69,17 @@ class ExpG:
                 "for other groups give ExpG(steps, groups)"
             )
         return cls(steps, time_steps // steps)
+
+    @classmethod
+    def from_plain(cls, steps: int, groups: int, order: str = "group") -> ExpG:
+        """The code of spikes that a file names: (n, G), which fire by group, or (n, G, order)."""
+        return cls(steps, groups, order)
+
+    @property
+    def plain(self) -> tuple[int, int] | tuple[int, int, str]:
+        """The code of spikes as files name it: (n, G), or (n, G, "weight") where the order is not that by group."""
+        same = 1 in (self.steps, self.groups)
+        return (self.steps, self.groups) if same or self.order == "group" else (self.steps, self.groups, self.order)
 
     @property
     def time_steps(self) -> int:
@@ -79,41 +106,60 @@ class ExpG:
         """The smallest integers that hold 0 … L and that torch computes with."""
         return torch.uint8 if self.bits <= 8 else torch.int16 if self.bits <= 15 else torch.int32
 
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """What a spike of each of the T steps stands for, in quanta, in the order in which they fire."""
+        numeral = tuple(2**j for j in reversed(range(self.steps)))
+        return numeral * self.groups if self.order == "group" else tuple(w for w in numeral for _ in range(self.groups))
+
+    def by_group(self, x: Tensor) -> Tensor:
+        """A view (G, n, ...) of what has an entry for each step in firing order (T, ...)."""
+        if self.order == "group":
+            return x.unflatten(0, (self.groups, self.steps))
+        return x.unflatten(0, (self.steps, self.groups)).transpose(0, 1)
+
 
 def spike_pattern(k: Tensor, code: ExpG) -> Tensor:
-    """The spikes of codes k (...), bool (T, ...), in closed form.
-
-    With k = m·(2^n − 1) + r, the first m groups fire at every step, the next one spells r in binary, the others rest.
-    """
-    full, rest = _split(k, code)
-    steps = [(rest >> (code.steps - 1 - j)) & 1 == 1 for j in range(code.steps)]
-    return torch.stack([(full > g) | (full == g) & step for g in range(code.groups) for step in steps])
+    """The spikes of codes k (...), bool (T, ...), in closed form: of each weight those of the first m_w groups."""
+    fired = [torch.stack([m > g for g in range(code.groups)]) for m in _fired(k, code)]  # n of (G, ...)
+    return torch.cat(fired) if code.order == "weight" else torch.stack(fired, 1).flatten(0, 1)
 
 
 def spike_count(k: Tensor, code: ExpG) -> Tensor:
-    """How many spikes code k takes, c(k) = n·⌊k/(2^n − 1)⌋ + popcount(k mod (2^n − 1)): int32 of k's shape."""
-    count, rest = _split(k, code)
-    count = code.steps * count
-    for j in range(code.steps):
-        count += (rest >> j) & 1
-    return count
+    """How many spikes code k takes, c(k) = Σ_w m_w over the weights w = 2^(n−1), …, 2, 1: int32 of k's shape.
+
+    By weight m_w = min(G, ⌊r_w/w⌋), where r_w is what heavier steps leave of k: no choice of steps takes fewer. By
+    group the sum is n·⌊k/(2^n − 1)⌋ + popcount(k mod (2^n − 1)).
+    """
+    return reduce(torch.add, _fired(k, code))
 
 
-def _split(k: Tensor, code: ExpG) -> tuple[Tensor, Tensor]:
-    """How many groups k fills, and what is left for the next one."""
-    k = k.to(torch.int32)
-    full = torch.div(k, code.group_levels, rounding_mode="floor")
-    return full, k - code.group_levels * full
+def _fired(k: Tensor, code: ExpG) -> Iterator[Tensor]:
+    """m_w: how many of the G steps of weight w = 2^(n−1), …, 2, 1 fire, int32; they are those of the first groups.
+
+    By group they are those of all groups that k fills, and of the next one where the rest has that binary digit.
+    """
+    left = k.to(torch.int32)
+    if code.order == "group":
+        full = torch.div(left, code.group_levels, rounding_mode="floor")
+        left = left - code.group_levels * full
+        for j in reversed(range(code.steps)):
+            yield full + ((left >> j) & 1)
+        return
+    for j in reversed(range(code.steps)):
+        fired = (left >> j).clamp(max=code.groups)
+        left = left - (fired << j)
+        yield fired
 
 
 def expected_count(u: Tensor, code: ExpG) -> Tensor:
     """c̄(u): c(k) interpolated linearly between neighbouring codes, for u (...) in [0, L]; flat outside.
 
     It is the expected number of spikes of u under uniform dither. The gradient is the slope of the segment; at a
-    whole u, of the one to the right (at L of that of a further group, which is the last one's: 1).
+    whole u, of the one to the right, at L of the last one.
     """
     u = u.clamp(0, code.levels)
-    k = u.detach().floor().int()
+    k = u.detach().floor().clamp(max=code.levels - 1).int()
     below = spike_count(k, code)
     slope = (spike_count(k + 1, code) - below).to(u.dtype)
     return below + (u - k) * slope

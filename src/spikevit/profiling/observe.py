@@ -116,13 +116,21 @@ class StepRates:
 
     def rates(self) -> dict[str, Tensor]:
         """By layer, in firing order: (groups, steps), one group but for staircases."""
+        neurons: Any = self.model.get_submodule
+        return {
+            name: neurons(name).code.by_group(rates) if name in self.codes else rates[None]
+            for name, rates in self.over_time().items()
+        }
+
+    def over_time(self) -> dict[str, Tensor]:
+        """By layer, in firing order: (steps,), of staircases those of all groups in the order in which they fire."""
         found = {}
         for name, count in self.codes.items():
             code: Any = self.model.get_submodule(name).code
             pattern = spike_pattern(torch.arange(code.levels + 1, device=count.device), code).double()
-            found[name] = (pattern @ count.double() / count.sum()).view(code.groups, code.steps).cpu()
+            found[name] = (pattern @ count.double() / count.sum()).cpu()
         for name, steps in self.fired.items():
-            found[name] = torch.tensor([[n / max(1, cells) for n, cells in steps]], dtype=torch.float64)
+            found[name] = torch.tensor([n / max(1, cells) for n, cells in steps], dtype=torch.float64)
         return found
 
     def means(self) -> dict[str, float]:

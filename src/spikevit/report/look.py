@@ -131,7 +131,7 @@ def look(
             work=work,
             images=torch.stack([image for _, image in shown]),
             shown=[at for at, _ in shown],
-            rates={name: r.flatten().tolist() for name, r in rates.rates().items()},
+            rates={name: r.tolist() for name, r in rates.over_time().items()},
             mean_rates=rates.means(),
             close=[
                 _close(model, as_input(shown[i][1][None], model, data.info), i)

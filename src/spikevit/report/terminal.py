@@ -15,6 +15,7 @@ from spikevit.adaptive.adapted import own_name
 from spikevit.conversion.certificate import Certificate
 from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
+from spikevit.neurons import ExpG
 from spikevit.profiling.check import Check
 from spikevit.profiling.count import SHIFT
 from spikevit.profiling.profile import NOTE, Report, energy_unit
@@ -155,9 +156,9 @@ def certificate(c: Certificate) -> Group:
     for layer in c.layers:
         differ = f"{layer.differing} (by {layer.largest})" if layer.differing else "0"
         used = f"{layer.distinct} of {layer.codes}{' DEAD' if layer.flagged else ''}"
-        table.add_row(
-            layer.name, "{}, {}".format(*layer.code), f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}"
-        )
+        code = ExpG.from_plain(*layer.code)
+        shape = f"{code.steps}, {code.groups}" + (" by group" if code.order == "group" else "")
+        table.add_row(layer.name, shape, f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}")
     dead = sum(layer.flagged for layer in c.layers)
     verdict = (
         f"Lossless: 0 of {c.compared:,} codes differ."

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from spikevit.neurons import ExpGIF
+from spikevit.neurons import ExpG, ExpGIF
 from spikevit.report import svg
 from spikevit.report.pieces import Cell, Chart, chart, number, table
 from spikevit.report.sections.base import Shown, render
@@ -27,20 +27,29 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
         return {"name": shown.name, "missing": [why], "verdict": ""}
     rows, spikes, codes = [], {}, {}
     for layer in c.layers:
-        steps, groups = layer.code
-        spikes[layer.name] = layer.spikes, steps * groups
+        code = ExpG.from_plain(*layer.code)
+        spikes[layer.name] = layer.spikes, code.time_steps
         codes[layer.name] = layer.distinct, layer.codes
         used = Cell(f"{layer.distinct} of {layer.codes}{', dead' if layer.flagged else ''}", layer.distinct)
-        rows.append(
-            [layer.name, steps, groups, steps * groups, layer.compared, layer.differing, used, number(layer.spikes)]
-        )
+        shape = [code.steps, code.groups, code.time_steps, code.order]
+        rows.append([layer.name, *shape, layer.compared, layer.differing, used, number(layer.spikes)])
     verdict = (
         f"Lossless: 0 of {c.compared:,} codes differ on {c.images:,} images."
         if c.lossless
         else f"Not shown to be lossless: {c.differing:,} of {c.compared:,} codes differ on {c.images:,} images; "
         f"{sum(layer.flagged for layer in c.layers)} layers are dead."
     )
-    heads = ("layer", "n", "G", "T = n·G", "codes compared", "differ", "codes used", "spikes of a neuron")
+    heads = (
+        "layer",
+        "n",
+        "G",
+        "T = n·G",
+        "steps fire by",
+        "codes compared",
+        "differ",
+        "codes used",
+        "spikes of a neuron",
+    )
     return {
         "name": shown.name,
         "missing": [],
