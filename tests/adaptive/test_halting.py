@@ -1,5 +1,8 @@
 """Halting in space and time: the weights of cells, and that gathered tokens compute what masked ones do."""
 
+import copy
+import json
+
 import pytest
 import torch
 from adaptive_models import HALTING, SWAPPED, images, make
@@ -8,9 +11,12 @@ from spikevit import convert, count, create_model, load_model, observe, record_s
 from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.adaptive.halting import halting_score, halting_weights
 from spikevit.layers.tokens import Gathered
+from spikevit.models.checkpoint import KEY, read_about
+from spikevit.neurons import Neuron
 
 NEVER = {"beta": 1e4}  # no token halts before the last cell
-SOME = {"gamma": 4.0, "beta": 8.0}
+SOME = {"gamma": 4.0, "beta": 6.0}
+FRONTS = ("integrate", "average", "one")
 
 
 def cells(model, x) -> list:
@@ -63,7 +69,7 @@ def test_gathered_equals_masked(name, options):
         assert torch.equal(cells_of_one, visited[i : i + 1])
 
 
-@pytest.mark.parametrize("front", ["one", "average"])
+@pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
 def test_without_halting_it_is_the_plain_encoder(name, front):
     """Its spikes at every step, on the same tokens, and its last output as features."""
@@ -87,12 +93,117 @@ def test_without_halting_it_is_the_plain_encoder(name, front):
 
 def test_one_step_of_the_stem():
     model, x = make("spikformer_tiny"), images()
-    first = record_spikes(add_halting(model), x)
+    first = record_spikes(add_halting(model, front="one"), x)
     steps = record_spikes(model, x)
     for name in ("patch_embed.proj.0.lif", "patch_embed.rpe.lif"):
         assert torch.equal(first[f"model.{name}"], steps[name][:1])
     average = add_halting(model, front="average").front(x)
     torch.testing.assert_close(average[0], model.front(model.maps(x)).mean(0), rtol=0, atol=1e-12)
+
+
+class Integrator(torch.nn.Module):
+    """The definition, neuron by neuron: the same current x[0] at T steps, the share of steps with a spike."""
+
+    def __init__(self, neuron: Neuron, steps: int):
+        super().__init__()
+        self.neuron, self.steps = neuron, steps
+
+    def forward(self, x, stream=None):
+        n, v, spikes = self.neuron, torch.zeros_like(x[0]), []
+        mask = n.gate.open if n.gate is not None else (True,) * self.steps
+        for t in range(self.steps):
+            h = n.leak * v + (1 - n.leak if n.decay_input else 1.0) * x[0]
+            s = (h >= n.threshold).to(h)
+            v = (1 - s) * h if n.reset == "hard" else h - n.threshold * s
+            spikes.append(s * mask[t])
+        return sum(spikes)[None] / self.steps
+
+
+def integrated(model, x, steps=4):
+    """The front of the integrating neurons, by definition."""
+    model = copy.deepcopy(model)
+    for name, neuron in [(name, m) for name, m in model.named_modules() if isinstance(m, Neuron)]:
+        model.set_submodule(name, Integrator(neuron, steps))
+    return model.front(model.maps(x)[:1]).flatten(2, -2)
+
+
+@pytest.mark.parametrize("name", [*HALTING, "qkformer_tiny, imagenet"])
+def test_integrating_front_is_its_definition(name):
+    """Convolutions once, neurons T steps on one constant current, the mean of their spikes goes on."""
+    name, _, stem = name.partition(", ")
+    model, x = make(name, **({"stem": stem} if stem else {})), images()
+    with torch.no_grad():
+        torch.testing.assert_close(add_halting(model).front(x), integrated(model, x), rtol=0, atol=1e-12)
+        other = add_halting(model, front="average").front(x)
+    assert (add_halting(model).front(x) - other).abs().max() > 0.1, "the mean of steps is another one"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_integrating_front_with_time_steps(frozen):
+    """Masks of time steps decide which spikes the mean is of: all T steps count in it."""
+    steps = {"patch_embed.*": 2, "patch_embed.proj.1.lif": 0, "patch_embed.rpe.lif": 3}
+    model = allocate_time_steps(make("spikformer_tiny"), steps=steps).eval()
+    model, x = (model.freeze().eval() if frozen else model), images()
+    with torch.no_grad():
+        torch.testing.assert_close(add_halting(model).front(x), integrated(model.base, x), rtol=0, atol=1e-12)
+
+
+def test_neurons_of_a_constant_current_by_hand():
+    """h = v/2 + 0.6 reaches 1 at the third step (0.6, 0.9, 1.05), then 0.6: one spike in four, v/2 + 1 fires always."""
+    model = make("spikformer_tiny", in_channels=1, neuron={"decay_input": False})
+    halting, neuron = add_halting(model), model.patch_embed.proj[0].lif
+    model.front = lambda maps, stream=None: neuron(maps)
+    x = torch.tensor([0.6, 1.0, 0.4, 0.75], dtype=torch.float64).view(4, 1, 1, 1).expand(4, 1, *model.config.image_size)
+    with torch.no_grad():
+        tokens = halting.front(x)
+    assert tokens[0, :, 0, 0].tolist() == [0.25, 1.0, 0.0, 0.5]  # 0.75, 1.125, 0.75, 1.125: every second step
+
+
+def test_integrating_front_runs_every_convolution_once():
+    """Its MACs are those of one step; its neurons update at all T steps; hooks are gone afterwards."""
+    model, x = make("qkformer_tiny"), images()
+    found = {front: count(add_halting(model, front=front), x) for front in FRONTS}
+    convs = {front: sum(c.macs for c in f.operators if c.operator == "conv") for front, f in found.items()}
+    updates = {front: sum(n.updates for n in f.neurons if "patch_embed" in n.module) for front, f in found.items()}
+    assert convs["integrate"] == convs["one"] < convs["average"]
+    assert updates["integrate"] == updates["average"] == 4 * updates["one"]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    for name, spikes in record_spikes(add_halting(model), x).items():
+        assert "patch_embed" not in name or len(spikes) == 4, name
+
+
+def test_integrating_front_has_the_gradient_of_its_definition():
+    model, x = make("spikformer_tiny"), images()
+    tokens = add_halting(model).train().front(x)
+    weight = model.patch_embed.proj[0].conv.weight
+    (ours,) = torch.autograd.grad((tokens * torch.arange(64).double()).sum(), weight)
+    patch = copy.deepcopy(model.patch_embed)
+    for neuron in [m for m in patch.modules() if isinstance(m, Neuron)]:
+        neuron.backend = "plain"
+        neuron.register_forward_pre_hook(lambda _, args: (torch.cat([args[0]] * 4), *args[1:]))
+        neuron.register_forward_hook(lambda _, __, s: sum(s.unbind())[None] / 4)
+    maps = patch(model.maps(x)[:1])
+    torch.testing.assert_close(tokens, maps.flatten(2, 3))
+    (theirs,) = torch.autograd.grad((maps * torch.arange(64).double()).sum(), patch.proj[0].conv.weight)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_checkpoint_of_before_names_its_front(tmp_path):
+    """Files that were written when "one" was the default say so, and load as they were."""
+    from safetensors.torch import load_file, save_file
+
+    before = SOME | {"epsilon": 0.01, "front": "one", "merge": None}
+    before |= {"ponder": 5e-4, "prior": 1e-3, "centre": 0.5, "width": 0.25}
+    model, x, path = make("spikformer_tiny"), images(), tmp_path / "m.safetensors"
+    save_model(model, path)
+    about = {"format": 2, "family": "Spikformer", "name": "spikformer_tiny"}
+    about |= {"config": read_about(path)["config"], "methods": [["halting", before]]}
+    tensors = {f"model.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {KEY: json.dumps(about)})
+    again = load_model(path)
+    assert again.halting.front == "one" and again.options().items() >= before.items()
+    assert torch.equal(again(x), add_halting(model, front="one", **SOME)(x))
+    assert not torch.equal(again(x), add_halting(model, **SOME)(x))
 
 
 def test_maps_of_a_hierarchy_halt_in_the_last_stage():
@@ -142,7 +253,7 @@ def test_cells_follow_the_weights(merge):
     weights = torch.zeros_like(scores)
     for cell, _ in cells(halting, x):
         c = cell.step * 2 + cell.depth
-        scores[c, cell.tokens.index] = halting_score(cell.e, 4.0, 8.0)
+        scores[c, cell.tokens.index] = halting_score(cell.e, **SOME)
         weights[c, cell.tokens.index] = cell.weight
         total[cell.tokens.index] += cell.weight * cell.size
         features.index_add_(0, cell.tokens.image, (cell.weight * cell.size)[:, None] * cell.e)
@@ -219,7 +330,7 @@ def test_loss():
     loss, logits = halting.loss(x, y)
     scores = torch.ones(8, 64, dtype=torch.float64)
     for cell, _ in cells(halting, x):
-        scores[cell.step * 2 + cell.depth, cell.tokens.index] = halting_score(cell.e, 4.0, 8.0)
+        scores[cell.step * 2 + cell.depth, cell.tokens.index] = halting_score(cell.e, **SOME)
     weights, ponder = halting_weights(scores)
     place = (torch.arange(8).double() + 0.5) / 8
     target = torch.exp(-0.5 * ((place - 0.25) / 0.5) ** 2)
@@ -285,13 +396,13 @@ def test_settings_of_the_curve():
     halting, x = add_halting(make("spikformer_tiny"), **SOME), images()
     work = [float(halting.at(beta).run(x)[1].mean()) for beta in halting.settings()]
     assert work == sorted(work) and work[0] < work[-1] and halting.setting in halting.settings()
-    assert halting.halting.beta == 8.0
+    assert halting.halting.beta == SOME["beta"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"front": "two"}, "unknown front 'two'; known: average, one"),
+        ({"front": "two"}, "unknown front 'two'; known: average, integrate, one"),
         ({"epsilon": 0.0}, "epsilon=0.0 must be between 0 and 1"),
         ({"merge": 1.5}, "merge=1.5 must be a cosine similarity above 0 and at most 1"),
         ({"gamma": 0.0}, "gamma=0.0 must be greater than 0"),

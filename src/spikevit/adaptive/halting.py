@@ -1,7 +1,8 @@
 """STAS: spatio-temporal adaptive computation time, for spiking transformers.
 
-One step of the stem feeds the encoder at every time step (I-SPS). A cell is a block at a time step; each token adds up
-a halting score over the cells it visits and leaves when it has reached 1 (A-SSA).
+The spikes of all time steps become one tensor in front, which feeds the encoder at every step (I-SPS). A cell is a
+block at a time step; each token adds up a halting score over the cells it visits and leaves when it has reached 1
+(A-SSA).
 
 Reconstruction: the equations of STAS (Kang et al., arXiv 2508.14138) and of AT-SNN (arXiv 2408.12293) were not
 available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import Adapted, require_time
 from spikevit.attention import MSTokenAttention, QKTokenAttention, SpikingTokenMixer
@@ -25,9 +27,9 @@ from spikevit.attention.ssa import SSA
 from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
-from spikevit.neurons import State, Stream, dense
+from spikevit.neurons import Neuron, State, Stream, dense
 
-FRONTS = ("one", "average")
+FRONTS = ("integrate", "average", "one")
 MIXERS = (SSA, QKTokenAttention, MSTokenAttention, SpikingTokenMixer)  # a token's part is its own, or can be zero
 
 
@@ -69,7 +71,10 @@ def halting_weights(scores: Tensor, epsilon: float = 0.01) -> tuple[Tensor, Tens
 class HaltingConfig:
     """gamma, beta: of the score σ(γ·e₀ − β); the larger β, the fewer tokens halt. epsilon: they halt at 1 − ε.
 
-    front: "one" runs one step of the stem, "average" runs all T and takes the mean of their spikes.
+    front: how the spikes of T steps become one tensor. "integrate": every convolution, linear map, pool and residual
+    sum of the front runs once; each layer of neurons integrates that same input over T steps, and the mean of its
+    spikes goes on, s̄ = (1/T) Σ_t s_t in {0, 1/T, …, 1}. "average": all of the front runs T steps, and the mean of what
+    it gives goes on. "one": it runs one step.
     merge: cosine similarity of block outputs from which a token is represented by another one, None for never.
     ponder: weight δ_p of the mean of ρ = visited cells + remainder. prior: weight δ_d of KL(target ‖ where tokens
     halt), the target a Gaussian over cells around `centre` of a standard deviation of `width`, both shares of all
@@ -79,7 +84,7 @@ class HaltingConfig:
     gamma: float = 10.0
     beta: float = 30.0
     epsilon: float = 0.01
-    front: str = "one"
+    front: str = "integrate"
     merge: float | None = None
     ponder: float = 5e-4
     prior: float = 1e-3
@@ -100,6 +105,29 @@ class HaltingConfig:
         for name in ("ponder", "prior"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+
+
+@contextmanager
+def integrating(model: nn.Module, steps: int) -> Iterator[None]:
+    """Within the context, neurons of a model that runs one step get its input at each of `steps`: see `HaltingConfig`.
+
+    Each hands on the mean of its spikes, from currents (1, ...) to s̄ (1, ...). Gates of time steps mask the spikes that
+    the mean is of.
+    """
+
+    def hold(_neuron: nn.Module, args: tuple) -> tuple:
+        x = dense(args[0])
+        return x.expand(steps, *x.shape[1:]), *args[1:]
+
+    def mean(_neuron: nn.Module, _args: tuple, spikes: Any) -> Tensor:
+        return dense(spikes).mean(0, keepdim=True)
+
+    with ExitStack() as hooks:
+        for neuron in model.modules() if steps > 1 else ():
+            if isinstance(neuron, Neuron):
+                hooks.callback(neuron.register_forward_pre_hook(hold).remove)
+                hooks.callback(neuron.register_forward_hook(mean).remove)
+        yield
 
 
 class Cell(NamedTuple):
@@ -208,8 +236,9 @@ class Halting(Adapted):
         if images.dim() == 5:
             raise ValueError(f"{self._called()} with halting takes images, not frames {tuple(images.shape)}")
         maps = self.maps(images)
-        once = maps[:1] if self.halting.front == "one" else maps
-        return dense(self.parts.front(once)).flatten(2, -2).mean(0, keepdim=True)
+        with integrating(self.parts, self.config.time_steps if self.halting.front == "integrate" else 1):
+            tokens = dense(self.parts.front(maps if self.halting.front == "average" else maps[:1]))
+        return tokens.flatten(2, -2).mean(0, keepdim=True)
 
     def visit(self, x: Tensor) -> Iterator[Cell]:
         """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
