@@ -21,7 +21,7 @@ import torch
 from spikevit import count, create_model
 from spikevit.adaptive import add_halting, allocate_time_steps
 from spikevit.layers.fold import fold_batch_norm
-from spikevit.neurons import Neuron
+from spikevit.neurons import Neuron, Steady
 from spikevit.profiling.calibrate import calibrate
 
 PREFIXES = ((4, 2, 1, 1), (4, 2, 2, 1, 1, 2), (3, 1), (2,))
@@ -46,9 +46,10 @@ def halve(model, tokens: int) -> ExitStack:
     """Lets every second token halt in the first cell, and the others never, through the channel that decides."""
 
     def decide(block, _args, out) -> None:
-        out[..., 0] = -FAR
+        stream = out.rest if isinstance(out, Steady) else out
+        stream[..., 0] = -FAR
         if out.shape[1] == tokens and block is model.blocks[0]:
-            out[:, ::2, :, 0] = FAR
+            stream[:, ::2, :, 0] = FAR
 
     stack = ExitStack()
     for block in model.blocks:

@@ -10,9 +10,13 @@ from adaptive_models import HALTING, SWAPPED, images, make
 from spikevit import convert, count, create_model, load_model, observe, record_spikes, save_model
 from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.adaptive.halting import halting_score, halting_weights
+from spikevit.layers import LinearBN
+from spikevit.layers.fold import fold_batch_norm
 from spikevit.layers.tokens import Gathered
 from spikevit.models.checkpoint import KEY, read_about
-from spikevit.neurons import Neuron
+from spikevit.neurons import Constant, Neuron, Steady, dense
+from spikevit.profiling.calibrate import calibrate
+from spikevit.profiling.conventions import exact
 
 NEVER = {"beta": 1e4}  # no token halts before the last cell
 SOME = {"gamma": 4.0, "beta": 6.0}
@@ -54,12 +58,13 @@ def test_models():
     assert HALTING == ["msvit_tiny", "qkformer_tiny", "spikformer_tiny", "spikingformer_tiny", "stmixer_tiny"]
 
 
+@pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("options", [SOME, SOME | {"merge": 0.9}], ids=["halt", "merge"])
 @pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
-def test_gathered_equals_masked(name, options):
+def test_gathered_equals_masked(name, options, front):
     """Every neuron, every logit; and no image sees whether another one has halted."""
     model, x = make(name), images()
-    halting = assert_gathered_equals_masked(model, x, **options)
+    halting = assert_gathered_equals_masked(model, x, front=front, **options)
     logits, visited = halting.run(x)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(halting(x[order]), logits[order], rtol=0, atol=1e-9)
@@ -287,20 +292,84 @@ def test_identical_tokens_are_merged_without_loss():
 
 
 def test_skipped_work_is_not_counted():
-    """The MACs of the blocks' linear maps are those of the tokens that visited them.
+    """The MACs of the blocks' linear maps are those of the tokens that visited them, and once those of all tokens.
 
-    What comes into the first block is the same at every step: its projection runs once, for all tokens.
+    What comes out of the front is the same at every step: every map of it runs once, for all tokens. In front of the
+    first projection nothing is added to it yet.
     """
     model, x = make("spikformer_tiny"), images()
     halting = add_halting(model, **SOME)
     visits = [0, 0]
     for cell, _ in cells(halting, x):
         visits[cell.depth] += len(cell.tokens)
-    work = {c.module: c.macs for c in count(halting, x).operators if c.operator == "linear"}
+    work: dict[str, int] = {}
+    for c in count(halting, x).operators:
+        work[c.module] = work.get(c.module, 0) + c.macs
+    everyone = 4 * 16
     for depth in (0, 1):
-        assert work[f"model.blocks.{depth}.mlp.fc1"] == visits[depth] * 64 * 256
-        projected = visits[1] if depth else halting.front(x).shape[1:3].numel()
-        assert work[f"model.blocks.{depth}.attn.proj_in"] == projected * 64 * 192
+        assert work[f"model.blocks.{depth}.mlp.fc1"] == (visits[depth] + everyone) * 64 * 256
+        assert work[f"model.blocks.{depth}.mlp.fc2"] == visits[depth] * 256 * 64
+        assert work[f"model.blocks.{depth}.attn.proj_in"] == (visits[1] * depth + everyone) * 64 * 192
+
+
+def test_what_is_multiplied_at_every_step_are_sums_of_spikes():
+    """Whatever the front gives, fractions of T = 4 here, is multiplied once; all else that comes in is whole."""
+    operators = count(add_halting(make("spikformer_tiny"), front="average", **SOME), images()).operators
+    units: dict[str, list[float]] = {}
+    for c in operators:
+        if c.operator == "linear" and ".blocks." in c.module:
+            assert c.operands[0].kind.name in ("binary", "integer"), c
+            units.setdefault(c.module.removeprefix("model.blocks."), []).append(c.operands[0].kind.unit)
+    assert units.pop("0.attn.proj_in") == [0.25]
+    for name in ("0.mlp.fc1", "1.attn.proj_in", "1.mlp.fc1"):
+        assert units.pop(name) == [1.0, 0.25], name
+    assert set(map(tuple, units.values())) == {(1.0,)}
+
+
+def test_without_halting_it_costs_what_fixed_steps_cost():
+    """The mean of four steps makes as many accumulates as the steps themselves, if it is multiplied once."""
+    x = images(8).float()
+    model = calibrate(make("spikformer_tiny", neuron={"decay_input": False}).float(), x)
+    fixed = exact(count(model, x)).mj
+    cost = {front: exact(count(add_halting(model, front=front, **NEVER), x)).mj / fixed for front in FRONTS}
+    assert 0.95 < cost["average"] < 1.05 and cost["one"] < cost["integrate"] < cost["average"]
+
+
+def test_steady():
+    """Its linear maps are those of the sum; anything else sees the sum; the constant is multiplied once a layer."""
+    torch.manual_seed(0)
+    x, rest = torch.randn(1, 2, 3, 8).double(), torch.randint(0, 3, (1, 4, 1, 8)).double()
+    active = torch.tensor([[True, False, True], [True, True, False]])
+    tokens, layers = Gathered(active), [LinearBN(8, 5).double().eval(), LinearBN(8, 5, bias=False).double().eval()]
+    for layer in layers:
+        torch.nn.init.uniform_(layer.bn.running_mean)
+    layers.append(fold_batch_norm(layers[1]))
+    seen: list = []
+    layers[2].linear.register_forward_hook(lambda _, __, out: seen.append(out))
+    constant = Constant(x)
+    steady = Steady(constant, tokens) + rest
+    whole = x[0][active][None, :, None] + rest
+    assert isinstance(steady, Steady) and torch.equal(dense(steady), whole) and steady.shape == whole.shape
+    assert isinstance(steady.flatten(2, -2), Steady) and torch.equal(steady.flatten(0, 2), whole.flatten(0, 2))
+    assert torch.equal(steady * 2, whole * 2) and torch.equal(torch.relu(steady), whole.relu())
+    assert torch.equal(steady + 1, whole + 1) and torch.equal(steady[..., 0], whole[..., 0])
+    for layer in layers:
+        torch.testing.assert_close(layer(steady), layer(whole), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.nn.functional.linear(steady, x[0, 0] * 2), whole @ x[0, 0].T * 2)
+    constant.x = torch.full_like(x, torch.nan)  # nobody multiplies it again
+    fewer, keep = Gathered(active & torch.tensor([False, True, True])), torch.tensor([False, True, False, True])
+    for layer in layers:
+        torch.testing.assert_close(layer(steady.only(keep, fewer)), layer(whole[:, keep]), rtol=0, atol=1e-12)
+    assert layers[2].bn is None and len(seen) == 4, "hooks see linear maps that batch norm was folded into"
+
+
+def test_gathered_equals_masked_where_steps_are_closed():
+    """Closed steps of the branches and of the projections, in front of which the stream is not looked at."""
+    steps = {"blocks.*.attn.proj_out.lif": 1, "blocks.0.mlp.fc2.lif": 3, "blocks.1.attn.proj_in.lif": 2}
+    steps |= {"blocks.1.mlp.fc1.lif": 3, "patch_embed.*": 2}
+    model = allocate_time_steps(make("spikformer_tiny"), steps=steps).freeze().eval()
+    for front in FRONTS:
+        assert_gathered_equals_masked(model, images(), front=front, **SOME)
 
 
 @pytest.mark.parametrize("name", ["msvit_tiny", "spikformer_tiny", "stmixer_tiny", "spikformer_tiny, ms_token"])

@@ -11,10 +11,9 @@ available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from spikevit.attention.ssa import SSA
 from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
-from spikevit.neurons import Neuron, State, Stream, dense
+from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
 
 FRONTS = ("integrate", "average", "one")
 MIXERS = (SSA, QKTokenAttention, MSTokenAttention, SpikingTokenMixer)  # a token's part is its own, or can be zero
@@ -249,18 +248,18 @@ class Halting(Adapted):
         tokens = Gathered(active)
         total, size = x.new_zeros(len(tokens)), x.new_ones(len(tokens))
         states: list[tuple[State | None, Tensor]] = [(None, tokens.index)] * len(blocks)
-        recall = None if self.training or self.masked else _Recall()
+        constant = Constant(x)
         for step in range(self.config.time_steps):
-            rows = tokens.rows(x)
+            rows: Any = tokens.rows(x)
+            if not (self.training or self.masked) and blocks[0].attn.lif is None:  # linear maps see the stream itself
+                rows = Steady(constant, tokens)
             for depth, block in enumerate(blocks):
                 last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
                 stream = self._stream(*states[depth], step, tokens)
-                if depth == 0 and recall is not None:  # its input is x at every step
-                    stream.once = partial(recall, tokens)
                 e = self._block(block, rows, stream, tokens)
                 if not stream.last:
                     states[depth] = stream.state(), tokens.index
-                flat = e.flatten(0, 2)
+                flat = dense(e).flatten(0, 2)
                 score, before = halting_score(flat, c.gamma, c.beta), total
                 weight, total, halts = halt(before, score, last, c.epsilon)
                 merged, heirs = self._merge(flat, ~halts, tokens)
@@ -272,15 +271,17 @@ class Halting(Adapted):
                 if leave.any():
                     total, size = _inherit(total, size, merged, heirs)
                     active = active.flatten().index_fill(0, tokens.index[leave], False).view_as(active)
-                    tokens, total, size, e = Gathered(active), total[~leave], size[~leave], e[:, ~leave]
+                    tokens, total, size = Gathered(active), total[~leave], size[~leave]
+                    e = e.only(~leave, tokens) if isinstance(e, Steady) else e[:, ~leave]
                 if not len(tokens):
                     return
                 rows = e
 
-    def _block(self, block: Any, rows: Tensor, stream: Stream, tokens: Gathered) -> Tensor:
+    def _block(self, block: Any, rows: Any, stream: Stream, tokens: Gathered) -> Any:
         """The block on rows; or on all tokens, zeros for those that halted, of which the rows are taken."""
         if not self.masked:
-            return dense(block(rows, stream))
+            e = block(rows, stream)
+            return e if isinstance(e, Steady) else dense(e)
         masked: Any = stream.tokens
         return tokens.rows(masked.mask(block(tokens.together(rows, positions=True), stream)))
 
@@ -331,18 +332,6 @@ class Halting(Adapted):
         other = copy.copy(self)
         other.halting = replace(self.halting, beta=setting)
         return other
-
-
-class _Recall:
-    """Rows of what is the same at every step: computed at the first one, for all tokens."""
-
-    def __init__(self) -> None:
-        self.known: Tensor | None = None
-
-    def __call__(self, tokens: Gathered, compute: Callable[[], Tensor]) -> Tensor:
-        if self.known is None:
-            self.known = dense(compute())
-        return tokens.rows(self.known)
 
 
 class _Outcome:
