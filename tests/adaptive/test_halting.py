@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from spikevit.profiling.conventions import exact
 
 NEVER = {"beta": 1e4}  # no token halts before the last cell
 SOME = {"gamma": 4.0, "beta": 6.0}
+SOON = {"gamma": 20.0, "beta": 4.0}  # half a spike in the deciding channel is enough
 FRONTS = ("integrate", "average", "one")
+OVER = ("both", "blocks", "steps")
 
 
 def cells(model, x) -> list:
@@ -58,13 +61,21 @@ def test_models():
     assert HALTING == ["msvit_tiny", "qkformer_tiny", "spikformer_tiny", "spikingformer_tiny", "stmixer_tiny"]
 
 
-@pytest.mark.parametrize("front", FRONTS)
-@pytest.mark.parametrize("options", [SOME, SOME | {"merge": 0.9}], ids=["halt", "merge"])
+MODES = [{"front": front, "over": over} | (SOON if over == "blocks" else SOME) for front in FRONTS for over in OVER]
+MODES += [{"merge": 0.9, "over": over} | SOME for over in ("both", "steps")]
+
+
+def make_deep(name):
+    """With at least two blocks that halt."""
+    return make(name, **({"depths": (1, 1, 2)} if "depths" in vars(create_model(name.split(",")[0]).config) else {}))
+
+
+@pytest.mark.parametrize("options", MODES, ids=lambda options: "-".join(map(str, list(options.values())[:2])))
 @pytest.mark.parametrize("name", [*HALTING, *SWAPPED])
-def test_gathered_equals_masked(name, options, front):
+def test_gathered_equals_masked(name, options):
     """Every neuron, every logit; and no image sees whether another one has halted."""
-    model, x = make(name), images()
-    halting = assert_gathered_equals_masked(model, x, front=front, **options)
+    model, x = make_deep(name), images()
+    halting = assert_gathered_equals_masked(model, x, **options)
     logits, visited = halting.run(x)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(halting(x[order]), logits[order], rtol=0, atol=1e-9)
@@ -366,10 +377,87 @@ def test_steady():
 def test_gathered_equals_masked_where_steps_are_closed():
     """Closed steps of the branches and of the projections, in front of which the stream is not looked at."""
     steps = {"blocks.*.attn.proj_out.lif": 1, "blocks.0.mlp.fc2.lif": 3, "blocks.1.attn.proj_in.lif": 2}
-    steps |= {"blocks.1.mlp.fc1.lif": 3, "patch_embed.*": 2}
+    steps |= {"blocks.1.mlp.fc1.lif": 3, "patch_embed.rpe.lif": 3}
     model = allocate_time_steps(make("spikformer_tiny"), steps=steps).freeze().eval()
-    for front in FRONTS:
-        assert_gathered_equals_masked(model, images(), front=front, **SOME)
+    for options in MODES:
+        assert_gathered_equals_masked(model, images(), **options)
+
+
+def slowly(model, tokens, over, gamma, beta, epsilon=0.01, steps=4):
+    """Halting of one image's tokens (N, C) through Spikformer's blocks, one token's decision at a time."""
+
+    def affine(layer, x):
+        y = (x @ layer.linear.weight.T + (0 if layer.linear.bias is None else layer.linear.bias)) - layer.bn.running_mean
+        return y / (layer.bn.running_var + layer.bn.eps) ** 0.5 * layer.bn.weight + layer.bn.bias
+
+    def fire(neuron, currents, who):
+        v = membranes.setdefault(neuron, torch.zeros(len(tokens), currents.shape[1], dtype=torch.float64))
+        h = (v[who] + currents) / 2
+        s = (h >= neuron.threshold).double()
+        v[who] = h * (1 - s)
+        return s
+
+    membranes: dict = {}
+    count = len(tokens)
+    features, visited, last = torch.zeros_like(tokens[0]), [0] * count, len(model.blocks) - 1
+    total, active = [0.0] * count, set(range(count))
+    for t in range(steps):
+        if over == "blocks":
+            total, active = [0.0] * count, set(range(count))
+        x = tokens.clone()
+        for depth, block in enumerate(model.blocks):
+            who = sorted(active)
+            y, attn, mlp = x[who], block.attn, block.mlp
+            q, k, v = fire(attn.proj_in.lif, affine(attn.proj_in, y), who).chunk(3, -1)
+            heads = [(a @ b.T) @ c / 8 for a, b, c in zip(*(p.chunk(attn.heads, -1) for p in (q, k, v)), strict=True)]
+            mixed = fire(attn.attn_lif, torch.cat(heads, -1), who)
+            y = y + fire(attn.proj_out.lif, affine(attn.proj_out, mixed), who)
+            y = y + fire(mlp.fc2.lif, affine(mlp.fc2, fire(mlp.fc1.lif, affine(mlp.fc1, y), who)), who)
+            x[who] = y
+            for token, e in zip(who, y, strict=True):
+                visited[token] += 1
+                if over == "steps" and depth < last:
+                    continue
+                h = 1 / (1 + math.exp(beta - gamma * float(e[0])))
+                end = depth == last and (over == "blocks" or t == steps - 1)
+                p = 1 - total[token] if end or total[token] + h >= 1 - epsilon else h
+                features += p * e / (steps if over == "blocks" else 1)
+                active -= {token} if end or total[token] + h >= 1 - epsilon else set()
+                total[token] += h
+    return model.head(features / count), visited
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("over", OVER)
+def test_halting_over_blocks_and_steps(over, front):
+    """Both forms against a slow loop over the tokens of an image: logits, and which cells they visit."""
+    model, x, options = make("spikformer_tiny", depth=3), images(2), SOON if over == "blocks" else SOME
+    for masked in (False, True):
+        halting = add_halting(model, over=over, front=front, masked=masked, **options)
+        with torch.no_grad():
+            logits, tokens, visits = halting(x), halting.front(x)[0], halting.visits(x).cells.flatten(1)
+            for i in range(2):
+                expected, visited = slowly(model, tokens[i], over, **options)
+                torch.testing.assert_close(logits[i], expected, rtol=0, atol=1e-9)
+                assert visits[i].tolist() == visited
+        assert visits.min() < 12 and len(visits.unique()) > 1, "some halt, some stay"
+
+
+def test_over_steps_tokens_skip_whole_steps_and_over_blocks_they_return():
+    model, x = make("spikformer_tiny", depth=3), images()
+    steps = [c for c, _ in cells(add_halting(model, over="steps", **SOME), x)]
+    assert all(not c.weight.any() and not c.halts.any() for c in steps if c.depth < 2)
+    numbers = [len(c.tokens) for c in steps]
+    assert numbers[0::3] == numbers[1::3] == numbers[2::3] and numbers[0] > numbers[-1]
+    blocks = [c for c, _ in cells(add_halting(model, over="blocks", **SOON), x)]
+    assert [len(c.tokens) for c in blocks if c.depth == 0] == [64] * 4
+    assert len({len(c.tokens) for c in blocks if c.depth == 2}) > 1
+    for step in range(4):
+        given = torch.zeros(64, dtype=torch.float64)
+        for c in blocks:
+            if c.step == step:
+                given[c.tokens.index] += c.weight
+        torch.testing.assert_close(given, torch.full_like(given, 0.25))
 
 
 @pytest.mark.parametrize("name", ["msvit_tiny", "spikformer_tiny", "stmixer_tiny", "spikformer_tiny, ms_token"])
@@ -409,9 +497,10 @@ def test_loss():
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("name", HALTING)
-def test_gradients(name):
-    halting = add_halting(make(name), **SOME).train()
+def test_gradients(name, over):
+    halting = add_halting(make(name), over=over, **SOME).train()
     loss, _ = halting.loss(images(), torch.tensor([0, 1, 2, 3]))
     loss.backward()
     for parameter, p in halting.named_parameters():
@@ -431,9 +520,10 @@ def test_ponder_makes_tokens_halt():
     assert float(halting.run(x)[1].mean()) < 0.9 * before
 
 
-def test_training_with_hardly_any_token():
+@pytest.mark.parametrize("over", OVER)
+def test_training_with_hardly_any_token(over):
     """Batch norm needs two tokens: where fewer would stay, they halt."""
-    halting = add_halting(make("spikformer_tiny"), gamma=1.0, beta=1.0).train()
+    halting = add_halting(make("spikformer_tiny"), gamma=1.0, beta=1.0, over=over).train()
     for _ in range(3):
         loss, _ = halting.loss(images(2), torch.tensor([0, 1]))
         assert loss.isfinite()
@@ -472,6 +562,8 @@ def test_settings_of_the_curve():
     ("options", "message"),
     [
         ({"front": "two"}, "unknown front 'two'; known: average, integrate, one"),
+        ({"over": "tokens"}, "unknown over 'tokens'; did you mean blocks"),
+        ({"over": "blocks", "merge": 0.9}, "merge=0.9 does not combine with over='blocks'.*return at the next step"),
         ({"epsilon": 0.0}, "epsilon=0.0 must be between 0 and 1"),
         ({"merge": 1.5}, "merge=1.5 must be a cosine similarity above 0 and at most 1"),
         ({"gamma": 0.0}, "gamma=0.0 must be greater than 0"),

@@ -29,6 +29,7 @@ from spikevit.models import SpikingModel
 from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
 
 FRONTS = ("integrate", "average", "one")
+OVER = ("both", "blocks", "steps")
 MIXERS = (SSA, QKTokenAttention, MSTokenAttention, SpikingTokenMixer)  # a token's part is its own, or can be zero
 
 
@@ -74,6 +75,10 @@ class HaltingConfig:
     sum of the front runs once; each layer of neurons integrates that same input over T steps, and the mean of its
     spikes goes on, s̄ = (1/T) Σ_t s_t in {0, 1/T, …, 1}. "average": all of the front runs T steps, and the mean of what
     it gives goes on. "one": it runs one step.
+    over: which cells a token can skip. "both": its score adds up over all cells, and it skips all that follow. "steps":
+    it takes a score from the last block of each step alone, and skips whole steps. "blocks": the score begins anew at
+    each step; the token skips the blocks behind, and returns at the next step, its membranes there as it left them; the
+    output is the mean over steps.
     merge: cosine similarity of block outputs from which a token is represented by another one, None for never.
     ponder: weight δ_p of the mean of ρ = visited cells + remainder. prior: weight δ_d of KL(target ‖ where tokens
     halt), the target a Gaussian over cells around `centre` of a standard deviation of `width`, both shares of all
@@ -84,6 +89,7 @@ class HaltingConfig:
     beta: float = 30.0
     epsilon: float = 0.01
     front: str = "integrate"
+    over: str = "both"
     merge: float | None = None
     ponder: float = 5e-4
     prior: float = 1e-3
@@ -93,10 +99,17 @@ class HaltingConfig:
     def __post_init__(self) -> None:
         if self.front not in FRONTS:
             raise unknown("front", self.front, FRONTS)
+        if self.over not in OVER:
+            raise unknown("over", self.over, OVER)
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon={self.epsilon} must be between 0 and 1")
         if self.merge is not None and not 0 < self.merge <= 1:
             raise ValueError(f"merge={self.merge} must be a cosine similarity above 0 and at most 1, or None")
+        if self.merge is not None and self.over == "blocks":
+            raise ValueError(
+                f"merge={self.merge} does not combine with over='blocks': a token that another one stands for is gone "
+                "for good, and here tokens return at the next step; take over='both', over='steps' or merge=None"
+            )
         if not self.gamma > 0:
             raise ValueError(f"gamma={self.gamma} must be greater than 0")
         if not self.width > 0:
@@ -132,7 +145,8 @@ def integrating(model: nn.Module, steps: int) -> Iterator[None]:
 class Cell(NamedTuple):
     """What happened in a cell. tokens: the n that were active. weight, halts, merged (n,): of each.
 
-    e (n, C): what the block gave. size (n,): how many tokens each stands for.
+    e (n, C): what the block gave. size (n,): how many tokens each stands for. Weights of all cells of a token add up
+    to 1.
     """
 
     step: int
@@ -243,39 +257,39 @@ class Halting(Adapted):
         """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
         if self.masked and self.training:
             raise ValueError("masked=True is for evaluation: in training batch norm must not see tokens that halted")
-        c, blocks = self.halting, list(self.blocks)
-        active = torch.ones(x.shape[1:3], dtype=torch.bool, device=x.device)
-        tokens = Gathered(active)
+        c, blocks, steps = self.halting, list(self.blocks), self.config.time_steps
+        tokens = everyone = Gathered(torch.ones(x.shape[1:3], dtype=torch.bool, device=x.device))
         total, size = x.new_zeros(len(tokens)), x.new_ones(len(tokens))
         states: list[tuple[State | None, Tensor]] = [(None, tokens.index)] * len(blocks)
         constant = Constant(x)
-        for step in range(self.config.time_steps):
-            rows: Any = tokens.rows(x)
+        for step in range(steps):
+            if c.over == "blocks":  # all return
+                tokens, total, size = everyone, x.new_zeros(len(everyone)), x.new_ones(len(everyone))
+            e: Any = tokens.rows(x)
             if not (self.training or self.masked) and blocks[0].attn.lif is None:  # linear maps see the stream itself
-                rows = Steady(constant, tokens)
+                e = Steady(constant, tokens)
             for depth, block in enumerate(blocks):
-                last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
+                if not len(tokens):
+                    break
                 stream = self._stream(*states[depth], step, tokens)
-                e = self._block(block, rows, stream, tokens)
+                e = self._block(block, e, stream, tokens)
                 if not stream.last:
-                    states[depth] = stream.state(), tokens.index
-                flat = dense(e).flatten(0, 2)
-                score, before = halting_score(flat, c.gamma, c.beta), total
-                weight, total, halts = halt(before, score, last, c.epsilon)
-                merged, heirs = self._merge(flat, ~halts, tokens)
-                if self.training and int((~(halts | merged)).sum()) < 2:  # too few for the next batch norm
+                    states[depth] = self._kept(states[depth], stream.state(), tokens)
+                flat, deepest, before = dense(e).flatten(0, 2), depth == len(blocks) - 1, total
+                scored = deepest or c.over != "steps"
+                score = halting_score(flat, c.gamma, c.beta) if scored else torch.zeros_like(total)
+                weight, total, halts = halt(before, score, deepest and (stream.last or c.over == "blocks"), c.epsilon)
+                merged, heirs = self._merge(flat, scored & ~halts, tokens)
+                if self.training and scored and int((~(halts | merged)).sum()) < 2:  # too few for the next batch norm
                     weight, total, halts = halt(before, score, True, c.epsilon)
                     merged = torch.zeros_like(merged)
-                yield Cell(step, depth, tokens, flat, weight, size, halts, merged)
+                share = weight / steps if c.over == "blocks" else weight
+                yield Cell(step, depth, tokens, flat, share, size, halts, merged)
                 leave = halts | merged
                 if leave.any():
                     total, size = _inherit(total, size, merged, heirs)
-                    active = active.flatten().index_fill(0, tokens.index[leave], False).view_as(active)
-                    tokens, total, size = Gathered(active), total[~leave], size[~leave]
+                    tokens, total, size = tokens.without(leave), total[~leave], size[~leave]
                     e = e.only(~leave, tokens) if isinstance(e, Steady) else e[:, ~leave]
-                if not len(tokens):
-                    return
-                rows = e
 
     def _block(self, block: Any, rows: Any, stream: Stream, tokens: Gathered) -> Any:
         """The block on rows; or on all tokens, zeros for those that halted, of which the rows are taken."""
@@ -290,9 +304,31 @@ class Halting(Adapted):
         if state is not None and not self.masked and len(index) > len(tokens):
             state = state[torch.searchsorted(index, tokens.index)]
         stream = Stream(state)
-        stream.step, stream.owns_state, stream.last = step, True, step == self.config.time_steps - 1
+        stream.step, stream.last = step, step == self.config.time_steps - 1
+        stream.owns_state = not (self.masked and self.halting.over == "blocks")  # there, `_kept` reads it
         stream.tokens = Masked(tokens.active) if self.masked else tokens
         return stream
+
+    def _kept(self, before: tuple[State | None, Tensor], after: State, tokens: Gathered) -> tuple[State, Tensor]:
+        """A block's state once `tokens` were there, and of which tokens it is.
+
+        Over blocks those that were absent return: their membranes stay as they were before, at rest at first.
+        """
+        if self.halting.over != "blocks" or tokens.active.all():
+            return after, tokens.index
+        state, index = before
+        membranes = []
+        for i, v in enumerate(after):
+            if not v.numel():  # of neurons that never fire
+                membranes.append(v)
+            elif self.masked:
+                old = torch.zeros_like(v) if state is None else state.membranes[i]
+                present = tokens.active.view(*tokens.active.shape, *(1,) * (v.dim() - 2))
+                membranes.append(torch.where(present, v, old))
+            else:
+                old = v.new_zeros(len(index), *v.shape[1:]) if state is None else state.membranes[i]
+                membranes.append(old.index_copy(0, tokens.index, v))
+        return State(membranes, after.step), index
 
     @torch.no_grad()
     def _merge(self, e: Tensor, stays: Tensor, tokens: Gathered) -> tuple[Tensor, Tensor]:
