@@ -4,13 +4,14 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from adaptive_models import HALTING, SWAPPED, images, make
 
 from spikevit import convert, count, create_model, load_model, observe, record_spikes, save_model
 from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
-from spikevit.adaptive.halting import halting_score, halting_weights
+from spikevit.adaptive.halting import halting_distribution, halting_score, halting_weights
 from spikevit.layers import LinearBN
 from spikevit.layers.fold import fold_batch_norm
 from spikevit.layers.tokens import Gathered
@@ -387,7 +388,8 @@ def slowly(model, tokens, over, gamma, beta, epsilon=0.01, steps=4):
     """Halting of one image's tokens (N, C) through Spikformer's blocks, one token's decision at a time."""
 
     def affine(layer, x):
-        y = (x @ layer.linear.weight.T + (0 if layer.linear.bias is None else layer.linear.bias)) - layer.bn.running_mean
+        y = x @ layer.linear.weight.T - layer.bn.running_mean
+        y = y if layer.linear.bias is None else y + layer.linear.bias
         return y / (layer.bn.running_var + layer.bn.eps) ** 0.5 * layer.bn.weight + layer.bn.bias
 
     def fire(neuron, currents, who):
@@ -480,21 +482,40 @@ def test_visits():
     assert int(found.cells.min()) < int(found.cells.max()) == 8
 
 
-def test_loss():
-    """Cross-entropy, ponder and prior, each by hand."""
-    model, x, y = make("spikformer_tiny"), images(), torch.tensor([0, 1, 2, 3])
-    halting = add_halting(model, ponder=0.3, prior=0.2, centre=0.25, width=0.5, **SOME)
+@pytest.mark.parametrize("over", OVER)
+def test_loss(over):
+    """Cross-entropy, ponder and prior, each by hand: numpy, from what blocks gave."""
+    model, x, y = make("spikformer_tiny", depth=3), images(), torch.tensor([0, 1, 2, 3])
+    options = SOON if over == "blocks" else SOME
+    halting = add_halting(model, over=over, ponder=0.3, prior=0.2, centre=0.25, width=0.5, **options)
     loss, logits = halting.loss(x, y)
-    scores = torch.ones(8, 64, dtype=torch.float64)
+    gamma, beta = options.values()
+    scores, visited, remainder = np.zeros((4, 3, 64)), np.zeros(64), np.zeros(64)
     for cell, _ in cells(halting, x):
-        scores[cell.step * 2 + cell.depth, cell.tokens.index] = halting_score(cell.e, **SOME)
-    weights, ponder = halting_weights(scores)
-    place = (torch.arange(8).double() + 0.5) / 8
-    target = torch.exp(-0.5 * ((place - 0.25) / 0.5) ** 2)
+        who = cell.tokens.index.numpy()
+        if over != "steps" or cell.depth == 2:
+            scores[cell.step, cell.depth, who] = 1 / (1 + np.exp(beta - gamma * cell.e[:, 0].numpy()))
+        visited[who] += 1
+        remainder[who] += np.where(cell.halts, cell.weight, 0)
+    mean = scores.mean(-1)  # of a token that is not there, 0
+    found = {"both": mean.reshape(-1), "blocks": mean.mean(0), "steps": mean[:, -1]}[over]
+    found = (found / found.sum()).clip(0.01, 0.99)
+    target = np.exp(-0.5 * (((np.arange(len(found)) + 0.5) / len(found) - 0.25) / 0.5) ** 2)
     target /= target.sum()
-    divergence = (target * (target / weights.mean(1)).log()).sum()
-    expected = torch.nn.functional.cross_entropy(logits, y) + 0.3 * ponder.mean() + 0.2 * divergence
+    divergence = (target * np.log(target / found)).sum()
+    expected = torch.nn.functional.cross_entropy(logits, y) + 0.3 * (visited + remainder).mean() + 0.2 * divergence
     torch.testing.assert_close(loss, expected)
+    assert 3 < visited.mean() < 12 and (visited + remainder > visited).all()
+
+
+def test_prior_by_hand():
+    """Normalised, then clamped at both ends; where no token scores at all, finite still."""
+    found = halting_distribution(torch.tensor([0.3, 0.15, 0.05, 0.0]).double())
+    assert found.tolist() == pytest.approx([0.6, 0.3, 0.1, 0.01])
+    assert halting_distribution(torch.tensor([0.0, 2.0])).tolist() == pytest.approx([0.01, 0.99])
+    assert halting_distribution(torch.zeros(3)).tolist() == pytest.approx([0.01] * 3)
+    scores = (torch.rand(5, dtype=torch.float64) + 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(halting_distribution, scores, eps=1e-6, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("over", OVER)

@@ -67,6 +67,11 @@ def halting_weights(scores: Tensor, epsilon: float = 0.01) -> tuple[Tensor, Tens
     return torch.stack(weights), ponder
 
 
+def halting_distribution(scores: Tensor) -> Tensor:
+    """q_c = clamp(h̄_c / Σ_c h̄_c, 0.01, 0.99) of mean scores h̄ (cells,). Source: A-ViT, its distributional prior."""
+    return (scores / scores.sum().clamp_min(torch.finfo(scores.dtype).tiny)).clamp(0.01, 0.99)
+
+
 @dataclass(frozen=True)
 class HaltingConfig:
     """gamma, beta: of the score σ(γ·e₀ − β); the larger β, the fewer tokens halt. epsilon: they halt at 1 − ε.
@@ -80,9 +85,10 @@ class HaltingConfig:
     each step; the token skips the blocks behind, and returns at the next step, its membranes there as it left them; the
     output is the mean over steps.
     merge: cosine similarity of block outputs from which a token is represented by another one, None for never.
-    ponder: weight δ_p of the mean of ρ = visited cells + remainder. prior: weight δ_d of KL(target ‖ where tokens
-    halt), the target a Gaussian over cells around `centre` of a standard deviation of `width`, both shares of all
-    cells.
+    ponder: weight δ_p of the mean of ρ = visited cells + remainder (over blocks, its mean over steps).
+    prior: weight δ_d of KL(target ‖ q), q how mean scores are distributed (`halting_distribution`) over the cells that
+    one sum of scores runs over: all; over blocks those of a step; over steps the last of each. The target is a Gaussian
+    around `centre` of a standard deviation of `width`, both shares of those cells.
     """
 
     gamma: float = 10.0
@@ -143,16 +149,17 @@ def integrating(model: nn.Module, steps: int) -> Iterator[None]:
 
 
 class Cell(NamedTuple):
-    """What happened in a cell. tokens: the n that were active. weight, halts, merged (n,): of each.
+    """What happened in a cell. tokens: the n that were active. score, weight, halts, merged (n,): of each.
 
-    e (n, C): what the block gave. size (n,): how many tokens each stands for. Weights of all cells of a token add up
-    to 1.
+    The score is σ(γ·e₀ − β), in the last cell, too; 0 in a cell that takes none. Weights of all cells of a token add up
+    to 1. e (n, C): what the block gave. size (n,): how many tokens each stands for.
     """
 
     step: int
     depth: int
     tokens: Gathered
     e: Tensor
+    score: Tensor
     weight: Tensor
     size: Tensor
     halts: Tensor
@@ -219,7 +226,7 @@ class Halting(Adapted):
 
     def _outcome(self, images: Tensor) -> _Outcome:
         x = self.front(images)
-        outcome = _Outcome(x, self.config.time_steps, len(self.blocks))
+        outcome = _Outcome(x, self.config.time_steps, len(self.blocks), self.halting.over)
         for cell in self.visit(x):
             outcome.add(cell)
         return outcome
@@ -227,21 +234,23 @@ class Halting(Adapted):
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Cross-entropy + δ_p · mean_k ρ_k + δ_d · KL(target ‖ halting distribution) [+ penalties inside]; logits.
 
-        The halting distribution is q_c = mean_k p_k^c, of all tokens of the batch.
+        The halting distribution q is that of mean scores over cells: h̄_c = mean_k h_k^c over all tokens of the batch, 0
+        of those that are not there; normalised and clamped (`halting_distribution`).
         """
         outcome, c = self._outcome(images), self.halting
         logits = self.parts.classify(outcome.features[None])[0]
         loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        target = self.target(outcome.distribution)
-        divergence = (target * (target.log() - outcome.distribution.clamp_min(1e-6).log())).sum()
+        found = halting_distribution(outcome.mean_scores)
+        target = self.target(found)
+        divergence = (target * (target.log() - found.log())).sum()
         if isinstance(self.model, Adapted):
             loss = loss + self.model.penalty()
         return loss + c.ponder * outcome.ponder.mean() + c.prior * divergence, logits
 
     def target(self, like: Tensor) -> Tensor:
-        """The Gaussian over cells (cells,), which adds up to 1."""
+        """The Gaussian over as many cells as `like` has (cells,), which adds up to 1."""
         c = self.halting
-        place = (torch.arange(self.cells).to(like) + 0.5) / self.cells
+        place = (torch.arange(len(like)).to(like) + 0.5) / len(like)
         return torch.softmax(-0.5 * ((place - c.centre) / c.width) ** 2, 0).clamp_min(1e-6)
 
     def front(self, images: Tensor) -> Tensor:
@@ -284,7 +293,7 @@ class Halting(Adapted):
                     weight, total, halts = halt(before, score, True, c.epsilon)
                     merged = torch.zeros_like(merged)
                 share = weight / steps if c.over == "blocks" else weight
-                yield Cell(step, depth, tokens, flat, share, size, halts, merged)
+                yield Cell(step, depth, tokens, flat, score, share, size, halts, merged)
                 leave = halts | merged
                 if leave.any():
                     total, size = _inherit(total, size, merged, heirs)
@@ -373,26 +382,29 @@ class Halting(Adapted):
 class _Outcome:
     """Sums over the cells of tokens x (1, B, N, C): features (B, C); visited, ponder, step, depth (B, N).
 
-    distribution (T · depth,): which share of the output came from each cell, over all tokens of the batch.
+    mean_scores (cells,): of all tokens of the batch, for the cells of one sum of scores.
     """
 
-    def __init__(self, x: Tensor, steps: int, depth: int):
+    def __init__(self, x: Tensor, steps: int, depth: int, over: str):
         _, batch, self.tokens, width = x.shape
         self.features = x.new_zeros(batch, width)
         self.ponder = x.new_zeros(batch, self.tokens)
         self.visited, self.step, self.depth = (torch.zeros(batch, self.tokens, device=x.device) for _ in range(3))
-        self.shares = [[x.new_zeros(()) for _ in range(depth)] for _ in range(steps)]
+        self.over, self.scores = over, [[x.new_zeros(()) for _ in range(depth)] for _ in range(steps)]
 
     @property
-    def distribution(self) -> Tensor:
-        """q_c = mean_k p_k^c."""
-        return torch.stack([share for step in self.shares for share in step])
+    def mean_scores(self) -> Tensor:
+        """h̄_c = mean_k h_k^c; over blocks of all steps together."""
+        scores = torch.stack([torch.stack(step) for step in self.scores])
+        if self.over == "both":
+            return scores.flatten()
+        return scores[:, -1] if self.over == "steps" else scores.mean(0)
 
     def add(self, cell: Cell) -> None:
         """One more cell."""
         index, share = cell.tokens.index, cell.weight * cell.size / self.tokens
         self.features = self.features.index_add(0, cell.tokens.image, share[:, None] * cell.e)
-        self.shares[cell.step][cell.depth] = share.sum() / len(self.features)
+        self.scores[cell.step][cell.depth] = (cell.score * cell.size).sum() / self.ponder.numel()
         ponder = 1 + torch.where(cell.halts, cell.weight, 0)
         self.ponder = self.ponder.flatten().index_add(0, index, ponder).view_as(self.ponder)
         self.visited.view(-1)[index] += 1
