@@ -4,10 +4,10 @@
 
 Each fold trains spikformer_tiny at T = 4 for 20 epochs (recipe digits). From its weights go on, equally long: itself,
 dynamic time steps (digits_dynamic) and STAS (digits_stas) with an integrating and an averaged front; on one thread, two
-side by side, in runs/adaptive_digits.
-Neurons are the same for all. Early exit is the fixed model that went on, with a threshold chosen on validation images,
-a tenth of the training images. Last epochs: nothing is chosen on the test fold. Prints the table of
-docs/explanation/adaptive.md: accuracy, work and energy, and the 95 % interval (Student's t) of the paired differences.
+side by side, in runs/adaptive_digits. Neurons are the same for all. Early exit is the fixed model that went on, with a
+threshold chosen on validation images, a tenth of the training images. Last epochs: nothing is chosen on the test fold.
+Prints the table of docs/explanation/adaptive.md: accuracy, work and energy, and the 95 % interval (Student's t) of the
+paired differences.
 """
 
 from __future__ import annotations
