@@ -3,8 +3,8 @@
     python benchmarks/skipped_work.py
 
 Spikformer 4-384, T = 4, batch 8, float32, batch norm folded on both sides; the two sides run in turn in one process.
-Masks of time steps are set by hand, and so are the tokens that halt; accuracy is no matter here. Then what the fronts of
-halting cost where no token halts, Spikformer tiny on 64 digits, fresh weights. Prints two tables of
+Masks of time steps are set by hand, and so are the tokens that halt; accuracy is no matter here. Then what the fronts
+of halting cost where no token halts, Spikformer tiny on 64 digits, fresh weights. Prints two tables of
 docs/explanation/adaptive.md.
 """
 
