@@ -3,7 +3,8 @@
     python benchmarks/skipped_work.py
 
 Spikformer 4-384, T = 4, batch 8, float32, batch norm folded on both sides; the two sides run in turn in one process.
-Masks of time steps are set by hand, and so are the tokens that halt; accuracy is no matter here. Prints the table of
+Masks of time steps are set by hand, and so are the tokens that halt; accuracy is no matter here. Then what the fronts
+of halting cost where no token halts, Spikformer tiny on 64 digits, fresh weights. Prints two tables of
 docs/explanation/adaptive.md.
 """
 
@@ -20,9 +21,12 @@ import torch
 
 from spikevit import count, create_model
 from spikevit.adaptive import add_halting, allocate_time_steps
+from spikevit.adaptive.halting import FRONTS
+from spikevit.data import load_data, normalise
 from spikevit.layers.fold import fold_batch_norm
-from spikevit.neurons import Neuron
+from spikevit.neurons import Neuron, Steady, dense
 from spikevit.profiling.calibrate import calibrate
+from spikevit.profiling.conventions import exact
 
 PREFIXES = ((4, 2, 1, 1), (4, 2, 2, 1, 1, 2), (3, 1), (2,))
 FAR = 100.0  # in units of a spike: such a token halts, or never does
@@ -46,9 +50,10 @@ def halve(model, tokens: int) -> ExitStack:
     """Lets every second token halt in the first cell, and the others never, through the channel that decides."""
 
     def decide(block, _args, out) -> None:
-        out[..., 0] = -FAR
+        stream = out.rest if isinstance(out, Steady) else out
+        stream[..., 0] = -FAR
         if out.shape[1] == tokens and block is model.blocks[0]:
-            out[:, ::2, :, 0] = FAR
+            stream[:, ::2, :, 0] = FAR
 
     stack = ExitStack()
     for block in model.blocks:
@@ -61,6 +66,28 @@ def row(name: str, work: float, times: tuple[float, float, float]) -> None:
         f"| {name} | {work:.2f} | {times[0]:.2f} | {times[0] / work:.2f} | {times[1]:.0f} | {times[2]:.0f} |",
         flush=True,
     )
+
+
+@torch.no_grad()
+def fronts() -> None:
+    """Energy of each front without halting; and as if linear maps saw the sum X̄ + s at every step."""
+    data = load_data("digits")
+    images = normalise(data.train.images[:64], data.info)
+    model = create_model(
+        "spikformer_tiny", in_channels=1, image_size=data.info.image_size, neuron={"decay_input": False}
+    )
+    calibrate(model, images)
+    fixed = exact(count(model, images)).mj
+    print("\n| Spikformer tiny, digits, T = 4 | µJ | ÷ fixed T | X̄ multiplied at every step, ÷ fixed T |")
+    print(f"|---|---|---|---|\n| fixed T | {fixed * 1e3:.2f} | 1.00 | |")
+    for front in FRONTS:
+        halting = add_halting(model, front=front, beta=1e4)
+        once = exact(count(halting, images)).mj
+        with ExitStack() as stack:
+            for block in halting.blocks:
+                stack.callback(block.register_forward_pre_hook(lambda _, args: (dense(args[0]), *args[1:])).remove)
+            every = exact(count(halting, images)).mj
+        print(f'| `"{front}"` | {once * 1e3:.2f} | {once / fixed:.2f} | {every / fixed:.2f} |')
 
 
 @torch.no_grad()
@@ -115,6 +142,7 @@ def main() -> None:
         counts.macs / full,
         ratio(whole, lambda: model(images), args.repeats),
     )
+    fronts()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """STAS: spatio-temporal adaptive computation time, for spiking transformers.
 
-One step of the stem feeds the encoder at every time step (I-SPS). A cell is a block at a time step; each token adds up
-a halting score over the cells it visits and leaves when it has reached 1 (A-SSA).
+The spikes of all time steps become one tensor in front, which feeds the encoder at every step (I-SPS). A cell is a
+block at a time step; each token adds up a halting score over the cells it visits and leaves when it has reached 1
+(A-SSA).
 
 Reconstruction: the equations of STAS (Kang et al., arXiv 2508.14138) and of AT-SNN (arXiv 2408.12293) were not
 available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
@@ -10,14 +11,14 @@ available; those of their parent, A-ViT (Yin et al., CVPR 2022), are public.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import Adapted, require_time
 from spikevit.attention import MSTokenAttention, QKTokenAttention, SpikingTokenMixer
@@ -25,9 +26,10 @@ from spikevit.attention.ssa import SSA
 from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
-from spikevit.neurons import State, Stream, dense
+from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
 
-FRONTS = ("one", "average")
+FRONTS = ("integrate", "average", "one")
+OVER = ("both", "blocks", "steps")
 MIXERS = (SSA, QKTokenAttention, MSTokenAttention, SpikingTokenMixer)  # a token's part is its own, or can be zero
 
 
@@ -65,21 +67,35 @@ def halting_weights(scores: Tensor, epsilon: float = 0.01) -> tuple[Tensor, Tens
     return torch.stack(weights), ponder
 
 
+def halting_distribution(scores: Tensor) -> Tensor:
+    """q_c = clamp(h̄_c / Σ_c h̄_c, 0.01, 0.99) of mean scores h̄ (cells,). Source: A-ViT, its distributional prior."""
+    return (scores / scores.sum().clamp_min(torch.finfo(scores.dtype).tiny)).clamp(0.01, 0.99)
+
+
 @dataclass(frozen=True)
 class HaltingConfig:
     """gamma, beta: of the score σ(γ·e₀ − β); the larger β, the fewer tokens halt. epsilon: they halt at 1 − ε.
 
-    front: "one" runs one step of the stem, "average" runs all T and takes the mean of their spikes.
+    front: how the spikes of T steps become one tensor. "integrate": every convolution, linear map, pool and residual
+    sum of the front runs once; each layer of neurons integrates that same input over T steps, and the mean of its
+    spikes goes on, s̄ = (1/T) Σ_t s_t in {0, 1/T, …, 1}. "average": all of the front runs T steps, and the mean of what
+    it gives goes on. "one": it runs one step.
+    over: which cells a token can skip. "both": its score adds up over all cells, and it skips all that follow. "steps":
+    it takes a score from the last block of each step alone, and skips whole steps. "blocks": the score begins anew at
+    each step; the token skips the blocks behind, and returns at the next step, its membranes there as it left them; the
+    output is the mean over steps.
     merge: cosine similarity of block outputs from which a token is represented by another one, None for never.
-    ponder: weight δ_p of the mean of ρ = visited cells + remainder. prior: weight δ_d of KL(target ‖ where tokens
-    halt), the target a Gaussian over cells around `centre` of a standard deviation of `width`, both shares of all
-    cells.
+    ponder: weight δ_p of the mean of ρ = visited cells + remainder (over blocks, its mean over steps).
+    prior: weight δ_d of KL(target ‖ q), q how mean scores are distributed (`halting_distribution`) over the cells that
+    one sum of scores runs over: all; over blocks those of a step; over steps the last of each. The target is a Gaussian
+    around `centre` of a standard deviation of `width`, both shares of those cells.
     """
 
     gamma: float = 10.0
     beta: float = 30.0
     epsilon: float = 0.01
-    front: str = "one"
+    front: str = "integrate"
+    over: str = "both"
     merge: float | None = None
     ponder: float = 5e-4
     prior: float = 1e-3
@@ -89,10 +105,17 @@ class HaltingConfig:
     def __post_init__(self) -> None:
         if self.front not in FRONTS:
             raise unknown("front", self.front, FRONTS)
+        if self.over not in OVER:
+            raise unknown("over", self.over, OVER)
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon={self.epsilon} must be between 0 and 1")
         if self.merge is not None and not 0 < self.merge <= 1:
             raise ValueError(f"merge={self.merge} must be a cosine similarity above 0 and at most 1, or None")
+        if self.merge is not None and self.over == "blocks":
+            raise ValueError(
+                f"merge={self.merge} does not combine with over='blocks': a token that another one stands for is gone "
+                "for good, and here tokens return at the next step; take over='both', over='steps' or merge=None"
+            )
         if not self.gamma > 0:
             raise ValueError(f"gamma={self.gamma} must be greater than 0")
         if not self.width > 0:
@@ -102,16 +125,41 @@ class HaltingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
 
-class Cell(NamedTuple):
-    """What happened in a cell. tokens: the n that were active. weight, halts, merged (n,): of each.
+@contextmanager
+def integrating(model: nn.Module, steps: int) -> Iterator[None]:
+    """Within the context, neurons of a model that runs one step get its input at each of `steps`: see `HaltingConfig`.
 
-    e (n, C): what the block gave. size (n,): how many tokens each stands for.
+    Each hands on the mean of its spikes, from currents (1, ...) to s̄ (1, ...). Gates of time steps mask the spikes that
+    the mean is of.
+    """
+
+    def hold(_neuron: nn.Module, args: tuple) -> tuple:
+        x = dense(args[0])
+        return x.expand(steps, *x.shape[1:]), *args[1:]
+
+    def mean(_neuron: nn.Module, _args: tuple, spikes: Any) -> Tensor:
+        return dense(spikes).mean(0, keepdim=True)
+
+    with ExitStack() as hooks:
+        for neuron in model.modules() if steps > 1 else ():
+            if isinstance(neuron, Neuron):
+                hooks.callback(neuron.register_forward_pre_hook(hold).remove)
+                hooks.callback(neuron.register_forward_hook(mean).remove)
+        yield
+
+
+class Cell(NamedTuple):
+    """What happened in a cell. tokens: the n that were active. score, weight, halts, merged (n,): of each.
+
+    The score is σ(γ·e₀ − β), in the last cell, too; 0 in a cell that takes none. Weights of all cells of a token add up
+    to 1. e (n, C): what the block gave. size (n,): how many tokens each stands for.
     """
 
     step: int
     depth: int
     tokens: Gathered
     e: Tensor
+    score: Tensor
     weight: Tensor
     size: Tensor
     halts: Tensor
@@ -178,7 +226,7 @@ class Halting(Adapted):
 
     def _outcome(self, images: Tensor) -> _Outcome:
         x = self.front(images)
-        outcome = _Outcome(x, self.config.time_steps, len(self.blocks))
+        outcome = _Outcome(x, self.config.time_steps, len(self.blocks), self.halting.over)
         for cell in self.visit(x):
             outcome.add(cell)
         return outcome
@@ -186,21 +234,23 @@ class Halting(Adapted):
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Cross-entropy + δ_p · mean_k ρ_k + δ_d · KL(target ‖ halting distribution) [+ penalties inside]; logits.
 
-        The halting distribution is q_c = mean_k p_k^c, of all tokens of the batch.
+        The halting distribution q is that of mean scores over cells: h̄_c = mean_k h_k^c over all tokens of the batch, 0
+        of those that are not there; normalised and clamped (`halting_distribution`).
         """
         outcome, c = self._outcome(images), self.halting
         logits = self.parts.classify(outcome.features[None])[0]
         loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        target = self.target(outcome.distribution)
-        divergence = (target * (target.log() - outcome.distribution.clamp_min(1e-6).log())).sum()
+        found = halting_distribution(outcome.mean_scores)
+        target = self.target(found)
+        divergence = (target * (target.log() - found.log())).sum()
         if isinstance(self.model, Adapted):
             loss = loss + self.model.penalty()
         return loss + c.ponder * outcome.ponder.mean() + c.prior * divergence, logits
 
     def target(self, like: Tensor) -> Tensor:
-        """The Gaussian over cells (cells,), which adds up to 1."""
+        """The Gaussian over as many cells as `like` has (cells,), which adds up to 1."""
         c = self.halting
-        place = (torch.arange(self.cells).to(like) + 0.5) / self.cells
+        place = (torch.arange(len(like)).to(like) + 0.5) / len(like)
         return torch.softmax(-0.5 * ((place - c.centre) / c.width) ** 2, 0).clamp_min(1e-6)
 
     def front(self, images: Tensor) -> Tensor:
@@ -208,50 +258,53 @@ class Halting(Adapted):
         if images.dim() == 5:
             raise ValueError(f"{self._called()} with halting takes images, not frames {tuple(images.shape)}")
         maps = self.maps(images)
-        once = maps[:1] if self.halting.front == "one" else maps
-        return dense(self.parts.front(once)).flatten(2, -2).mean(0, keepdim=True)
+        with integrating(self.parts, self.config.time_steps if self.halting.front == "integrate" else 1):
+            tokens = dense(self.parts.front(maps if self.halting.front == "average" else maps[:1]))
+        return tokens.flatten(2, -2).mean(0, keepdim=True)
 
     def visit(self, x: Tensor) -> Iterator[Cell]:
         """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
         if self.masked and self.training:
             raise ValueError("masked=True is for evaluation: in training batch norm must not see tokens that halted")
-        c, blocks = self.halting, list(self.blocks)
-        active = torch.ones(x.shape[1:3], dtype=torch.bool, device=x.device)
-        tokens = Gathered(active)
+        c, blocks, steps = self.halting, list(self.blocks), self.config.time_steps
+        tokens = everyone = Gathered(torch.ones(x.shape[1:3], dtype=torch.bool, device=x.device))
         total, size = x.new_zeros(len(tokens)), x.new_ones(len(tokens))
         states: list[tuple[State | None, Tensor]] = [(None, tokens.index)] * len(blocks)
-        recall = None if self.training or self.masked else _Recall()
-        for step in range(self.config.time_steps):
-            rows = tokens.rows(x)
+        constant = Constant(x)
+        for step in range(steps):
+            if c.over == "blocks":  # all return
+                tokens, total, size = everyone, x.new_zeros(len(everyone)), x.new_ones(len(everyone))
+            e: Any = tokens.rows(x)
+            if not (self.training or self.masked) and blocks[0].attn.lif is None:  # linear maps see the stream itself
+                e = Steady(constant, tokens)
             for depth, block in enumerate(blocks):
-                last = step == self.config.time_steps - 1 and depth == len(blocks) - 1
+                if not len(tokens):
+                    break
                 stream = self._stream(*states[depth], step, tokens)
-                if depth == 0 and recall is not None:  # its input is x at every step
-                    stream.once = partial(recall, tokens)
-                e = self._block(block, rows, stream, tokens)
+                e = self._block(block, e, stream, tokens)
                 if not stream.last:
-                    states[depth] = stream.state(), tokens.index
-                flat = e.flatten(0, 2)
-                score, before = halting_score(flat, c.gamma, c.beta), total
-                weight, total, halts = halt(before, score, last, c.epsilon)
-                merged, heirs = self._merge(flat, ~halts, tokens)
-                if self.training and int((~(halts | merged)).sum()) < 2:  # too few for the next batch norm
+                    states[depth] = self._kept(states[depth], stream.state(), tokens)
+                flat, deepest, before = dense(e).flatten(0, 2), depth == len(blocks) - 1, total
+                scored = deepest or c.over != "steps"
+                score = halting_score(flat, c.gamma, c.beta) if scored else torch.zeros_like(total)
+                weight, total, halts = halt(before, score, deepest and (stream.last or c.over == "blocks"), c.epsilon)
+                merged, heirs = self._merge(flat, scored & ~halts, tokens)
+                if self.training and scored and int((~(halts | merged)).sum()) < 2:  # too few for the next batch norm
                     weight, total, halts = halt(before, score, True, c.epsilon)
                     merged = torch.zeros_like(merged)
-                yield Cell(step, depth, tokens, flat, weight, size, halts, merged)
+                share = weight / steps if c.over == "blocks" else weight
+                yield Cell(step, depth, tokens, flat, score, share, size, halts, merged)
                 leave = halts | merged
                 if leave.any():
                     total, size = _inherit(total, size, merged, heirs)
-                    active = active.flatten().index_fill(0, tokens.index[leave], False).view_as(active)
-                    tokens, total, size, e = Gathered(active), total[~leave], size[~leave], e[:, ~leave]
-                if not len(tokens):
-                    return
-                rows = e
+                    tokens, total, size = tokens.without(leave), total[~leave], size[~leave]
+                    e = e.only(~leave, tokens) if isinstance(e, Steady) else e[:, ~leave]
 
-    def _block(self, block: Any, rows: Tensor, stream: Stream, tokens: Gathered) -> Tensor:
+    def _block(self, block: Any, rows: Any, stream: Stream, tokens: Gathered) -> Any:
         """The block on rows; or on all tokens, zeros for those that halted, of which the rows are taken."""
         if not self.masked:
-            return dense(block(rows, stream))
+            e = block(rows, stream)
+            return e if isinstance(e, Steady) else dense(e)
         masked: Any = stream.tokens
         return tokens.rows(masked.mask(block(tokens.together(rows, positions=True), stream)))
 
@@ -260,9 +313,31 @@ class Halting(Adapted):
         if state is not None and not self.masked and len(index) > len(tokens):
             state = state[torch.searchsorted(index, tokens.index)]
         stream = Stream(state)
-        stream.step, stream.owns_state, stream.last = step, True, step == self.config.time_steps - 1
+        stream.step, stream.last = step, step == self.config.time_steps - 1
+        stream.owns_state = not (self.masked and self.halting.over == "blocks")  # there, `_kept` reads it
         stream.tokens = Masked(tokens.active) if self.masked else tokens
         return stream
+
+    def _kept(self, before: tuple[State | None, Tensor], after: State, tokens: Gathered) -> tuple[State, Tensor]:
+        """A block's state once `tokens` were there, and of which tokens it is.
+
+        Over blocks those that were absent return: their membranes stay as they were before, at rest at first.
+        """
+        if self.halting.over != "blocks" or tokens.active.all():
+            return after, tokens.index
+        state, index = before
+        membranes = []
+        for i, v in enumerate(after):
+            if not v.numel():  # of neurons that never fire
+                membranes.append(v)
+            elif self.masked:
+                old = torch.zeros_like(v) if state is None else state.membranes[i]
+                present = tokens.active.view(*tokens.active.shape, *(1,) * (v.dim() - 2))
+                membranes.append(torch.where(present, v, old))
+            else:
+                old = v.new_zeros(len(index), *v.shape[1:]) if state is None else state.membranes[i]
+                membranes.append(old.index_copy(0, tokens.index, v))
+        return State(membranes, after.step), index
 
     @torch.no_grad()
     def _merge(self, e: Tensor, stays: Tensor, tokens: Gathered) -> tuple[Tensor, Tensor]:
@@ -304,41 +379,32 @@ class Halting(Adapted):
         return other
 
 
-class _Recall:
-    """Rows of what is the same at every step: computed at the first one, for all tokens."""
-
-    def __init__(self) -> None:
-        self.known: Tensor | None = None
-
-    def __call__(self, tokens: Gathered, compute: Callable[[], Tensor]) -> Tensor:
-        if self.known is None:
-            self.known = dense(compute())
-        return tokens.rows(self.known)
-
-
 class _Outcome:
     """Sums over the cells of tokens x (1, B, N, C): features (B, C); visited, ponder, step, depth (B, N).
 
-    distribution (T · depth,): which share of the output came from each cell, over all tokens of the batch.
+    mean_scores (cells,): of all tokens of the batch, for the cells of one sum of scores.
     """
 
-    def __init__(self, x: Tensor, steps: int, depth: int):
+    def __init__(self, x: Tensor, steps: int, depth: int, over: str):
         _, batch, self.tokens, width = x.shape
         self.features = x.new_zeros(batch, width)
         self.ponder = x.new_zeros(batch, self.tokens)
         self.visited, self.step, self.depth = (torch.zeros(batch, self.tokens, device=x.device) for _ in range(3))
-        self.shares = [[x.new_zeros(()) for _ in range(depth)] for _ in range(steps)]
+        self.over, self.scores = over, [[x.new_zeros(()) for _ in range(depth)] for _ in range(steps)]
 
     @property
-    def distribution(self) -> Tensor:
-        """q_c = mean_k p_k^c."""
-        return torch.stack([share for step in self.shares for share in step])
+    def mean_scores(self) -> Tensor:
+        """h̄_c = mean_k h_k^c; over blocks of all steps together."""
+        scores = torch.stack([torch.stack(step) for step in self.scores])
+        if self.over == "both":
+            return scores.flatten()
+        return scores[:, -1] if self.over == "steps" else scores.mean(0)
 
     def add(self, cell: Cell) -> None:
         """One more cell."""
         index, share = cell.tokens.index, cell.weight * cell.size / self.tokens
         self.features = self.features.index_add(0, cell.tokens.image, share[:, None] * cell.e)
-        self.shares[cell.step][cell.depth] = share.sum() / len(self.features)
+        self.scores[cell.step][cell.depth] = (cell.score * cell.size).sum() / self.ponder.numel()
         ponder = 1 + torch.where(cell.halts, cell.weight, 0)
         self.ponder = self.ponder.flatten().index_add(0, index, ponder).view_as(self.ponder)
         self.visited.view(-1)[index] += 1

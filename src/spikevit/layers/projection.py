@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.neurons import Neurons, SomeSteps, Stream, needed
+from spikevit.neurons import Neurons, SomeSteps, Steady, Stream, needed
 
 
 def is_constant(x: Tensor) -> bool:
@@ -75,7 +75,8 @@ class LinearBN(nn.Module):
             return self.linear(x)
         if self.bn.training:
             return batch_norm(self.bn, self.linear(x))
-        return F.linear(x, *folded(self.linear, self.bn))
+        weight, bias = folded(self.linear, self.bn)
+        return x.linear(self, weight, bias) if isinstance(x, Steady) else F.linear(x, weight, bias)
 
 
 class SpikingLinear(LinearBN):
@@ -86,10 +87,7 @@ class SpikingLinear(LinearBN):
         self.lif = neuron.build(threshold)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        def currents() -> Tensor:
-            return LinearBN.forward(self, needed(self.lif, x, stream))
-
-        return self.lif(stream.ahead(currents) if stream is not None else currents(), stream)
+        return self.lif(LinearBN.forward(self, needed(self.lif, x, stream)), stream)
 
 
 class MembraneLinear(LinearBN):

@@ -34,6 +34,10 @@ class Gathered:
         flat = x.flatten(0, 2)
         return (flat if len(flat) == len(self) else flat[self.index])[None, :, None]
 
+    def without(self, leave: Tensor) -> Gathered:
+        """The tokens but for the rows `leave` (a mask)."""
+        return Gathered(self.active.flatten().index_fill(0, self.index[leave], False).view_as(self.active))
+
     def together(self, rows: Tensor, positions: bool) -> Tensor:
         """(1, B, K, C): each image's rows in front and zeros behind them; with positions, K = N, each at its place."""
         batch, tokens = self.active.shape

@@ -11,6 +11,7 @@ from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.spike_train import NotConvertible, SpikeTrain
 from spikevit.neurons.staircase import ExpG
 from spikevit.neurons.state import State, Stream
+from spikevit.neurons.steady import Constant, Steady
 from spikevit.neurons.surrogate import ATan, Dspike, Rectangle, Sigmoid, Surrogate, Triangle, make_surrogate
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "IF",
     "LIF",
     "ATan",
+    "Constant",
     "Dspike",
     "ExpG",
     "ExpGIF",
@@ -34,6 +36,7 @@ __all__ = [
     "Staircase",
     "StaircaseConfig",
     "State",
+    "Steady",
     "Stream",
     "Surrogate",
     "TimeGate",

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikevit.neurons.steady import Steady
+
 
 class SomeSteps:
     """x (T, ..., C) that is `rest` but at the steps `live`: there it is data (len(live), ..., C).
@@ -117,8 +119,8 @@ class SomeSteps:
 
 
 def dense(x: Any) -> Tensor:
-    """x as a tensor of all steps."""
-    return x.dense() if isinstance(x, SomeSteps) else x
+    """x as the tensor that it stands for: of all steps, and all parts of a sum."""
+    return x.dense() if isinstance(x, (SomeSteps, Steady)) else x
 
 
 def _dispatch(func: Callable, args: tuple, kwargs: dict) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -38,14 +38,12 @@ class Stream:
 
     step: how many steps were run before. tokens: which of them take part, where some have halted (`layers.tokens`).
     owns_state: nobody else reads the state, its membranes may be overwritten. last: no step follows, there will be no
-    state. once: runs what does not change from step to step, or recalls it, where what comes in is the same at every
-    step.
+    state.
     """
 
     tokens: Any = None
     owns_state = False
     last = False
-    once: Callable[[Callable[[], Tensor]], Tensor] | None = None
 
     def __init__(self, state: State | None):
         self.before = state.membranes if state is not None else None
@@ -61,10 +59,6 @@ class Stream:
                 f"state holds {len(self.before)} membranes, the model has more neurons: another model's state?"
             )
         return self.before[len(self.after)]
-
-    def ahead(self, currents: Callable[[], Tensor]) -> Tensor:
-        """Currents of the neuron that fires next: ahead of the first one, only `once` where that is possible."""
-        return currents() if self.once is None or self.after else self.once(currents)
 
     def write(self, v: Tensor) -> None:
         """The membrane that neuron leaves behind."""
