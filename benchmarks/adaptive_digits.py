@@ -6,8 +6,8 @@ Each fold trains spikformer_tiny at T = 4 for 20 epochs (recipe digits). From it
 dynamic time steps (digits_dynamic) and STAS (digits_stas) with an integrating and an averaged front; on one thread, two
 side by side, in runs/adaptive_digits. Neurons are the same for all. Early exit is the fixed model that went on, with a
 threshold chosen on validation images, a tenth of the training images. Last epochs: nothing is chosen on the test fold.
-Prints the table of docs/explanation/adaptive.md: accuracy, work and energy, that of the fairest ANN (`spikevit.profile`)
-beside it, and the 95 % interval (Student's t) of the paired differences.
+Prints the table of docs/explanation/adaptive.md: accuracy, work and energy, that of the fairest ANN beside it
+(`spikevit.profile`), and the 95 % interval (Student's t) of the paired differences.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def train(method: str, seed: int, number: int, changes: list[str]) -> None:
 
 
 def measure(seed: int, number: int) -> dict[str, tuple[float, float, float, float]]:
-    """Of every method on one fold: accuracy, share of the work, energy of an image in mJ, and over the fairest ANN's."""
+    """Of every method on one fold: accuracy, share of the work, energy of an image in mJ, and ÷ the fairest ANN's."""
     from spikevit import add_early_exit, load_model
     from spikevit.adaptive import choose_threshold
     from spikevit.data import normalise
