@@ -30,6 +30,12 @@ def saved(tmp_path):
     return model, tmp_path / "m.safetensors"
 
 
+def test_weights_lie_as_fresh_ones_do(saved):
+    """Not as views into the file, at any address: products of float64 round by it on some processors."""
+    for name, tensor in load_model(saved[1]).state_dict().items():
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.data_ptr() % 16 == 0, name
+
+
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 

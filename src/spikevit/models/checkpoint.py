@@ -121,7 +121,8 @@ def load_weights(model: SpikingModel, path: str | Path, *, keep_dtype: bool = Tr
     from safetensors.torch import load_file
 
     about = read_about(path)
-    tensors = load_file(path)
+    # Copied: views into the file lie at any address, and products may round otherwise for weights that are not aligned.
+    tensors = {name: t.clone() for name, t in load_file(path).items()}
     ours = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     theirs = {name: tuple(t.shape) for name, t in tensors.items()}
     if ours != theirs:
