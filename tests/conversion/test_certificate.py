@@ -42,7 +42,8 @@ def test_file(made, tmp_path):
     plain = json.loads((tmp_path / "new" / "proof.json").read_text())
     assert plain["lossless"] is True and plain["differing"] == 0 and plain["format"] == FORMAT
     assert plain["images"] == 48 and plain["files"]["data"] == {"images": 48} and "torch" in plain["versions"]
-    assert plain["layers"][0].keys() == {"name", "code", "compared", "differing", "largest", "distinct", "spikes"}
+    figures = {"name", "code", "compared", "differing", "largest", "distinct", "spikes", "not_binary"}
+    assert plain["layers"][0].keys() == figures
     assert [layer["name"] for layer in plain["layers"]] == [layer.name for layer in certificate.layers]
 
 
