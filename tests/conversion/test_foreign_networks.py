@@ -238,6 +238,11 @@ def test_layers_get_room_where_their_input_is_larger_than_codes():
     assert spiking[3].accumulates_in == torch.float64 and model[3].accumulates_in == torch.float32
     again = certify(model, spiking, [x])  # as it was it is not exact, and is not said to be
     assert not again.exact and again.reasons == ["sums can outgrow what float32 holds: 3"]
+    wide = copy.deepcopy(model)
+    wide[3].levels = None
+    assert certify(wide, spiking, [x]).exact
+    spiking[3].levels = 4095  # the spiking network alone sums in float32
+    assert certify(wide, spiking, [x]).reasons == ["sums can outgrow what float32 holds: 3"]
 
 
 def test_the_layer_that_sees_the_image_need_not_be_registered_first():

@@ -100,8 +100,8 @@ class Certificate:
         named = [layer.name for layer in self.layers if layer.not_binary]
         dead = sum(layer.flagged for layer in self.layers)
         faults = {
-            f"{self.differing:,} of {self.compared:,} codes differ": self.differing,
-            f"{self.not_binary:,} spikes are neither 0 nor 1 ({few(named)})": named,
+            f"{self.differing:,} of {self.compared:,} codes differ on {self.images:,} images": self.differing,
+            f"spikes that are neither 0 nor 1: {self.not_binary:,} ({few(named)})": named,
             f"{dead} {'layer is' if dead == 1 else 'layers are'} dead": dead,
             "logits differ in exact mode": self.exact and self.logits != 0,
         }
@@ -115,7 +115,8 @@ class Certificate:
     @property
     def verdict(self) -> str:
         """In one sentence."""
-        return f"{'; '.join(self.faults)}." if self.faults else f"Lossless: 0 of {self.compared:,} codes differ."
+        same = f"Lossless: 0 of {self.compared:,} codes differ on {self.images:,} images"
+        return f"{'; '.join(self.faults) or same}."
 
     def to_json(self) -> str:
         """The file's text."""
@@ -166,7 +167,8 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
     """Runs both networks over the images and compares every code of every layer, and the logits.
 
     Raises:
-        ValueError: no images; neurons that fire more often in one of them; logits of other shapes, or not finite.
+        ValueError: no images; neurons that are more, or fire more often, in one of them; logits of other shapes, or not
+            finite.
     """
     model = fingerprint(reference, spiking)
     neurons = {name: m for name, m in spiking.named_modules() if isinstance(m, ExpGIF)}
@@ -182,7 +184,7 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
         def compare(name: str, spikes: Tensor) -> None:
             if not wanted[name]:  # noqa: B023
                 raise ValueError(f"{name} fires more often in the spiking network")
-            tallies[name].add(wanted[name].pop(0), spikes)  # noqa: B023
+            tallies[name].add(name, wanted[name].pop(0), spikes)  # noqa: B023
 
         with observe(spiking, compare), nullcontext() if images else types.run():
             theirs = spiking(batch)
@@ -262,8 +264,10 @@ class _Tally:
         self.compared = self.differing = self.largest = self.spikes = self.not_binary = 0
         self.seen = torch.zeros(neuron.code.levels + 1, dtype=torch.bool)
 
-    def add(self, wanted: Tensor, spikes: Tensor) -> None:
+    def add(self, name: str, wanted: Tensor, spikes: Tensor) -> None:
         codes = self.neuron.codes(spikes)
+        if codes.numel() != wanted.numel():
+            raise ValueError(f"{name}: {wanted.numel()} codes in the reference, {codes.numel()} in the spiking network")
         difference = (codes.view(-1) - wanted.reshape(-1)).abs()
         self.compared += codes.numel()
         self.differing += int(difference.count_nonzero())

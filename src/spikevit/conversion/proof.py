@@ -100,7 +100,7 @@ def unit_of(x: Tensor) -> Tensor:
 
 def measured(x: Tensor | float) -> Numbers:
     """Numbers as they are."""
-    x = torch.as_tensor(x).double()
+    x = x.detach().double() if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
     if not x.numel():
         return Numbers(2.0**100, 0.0)
     return Numbers(float(unit_of(x).min()), float(x.abs().max())) if x.isfinite().all() else NOWHERE
@@ -213,7 +213,7 @@ class Proof(_Watch):
             a, b = self._of(args[0]), self._of(args[1] if len(args) > 1 else 1.0)
             return lambda out: self._fits(a.times(b), out)
         if name == "div" and not kwargs and self._known(args[1]) is None:
-            a, divisor = self._of(args[0]), torch.as_tensor(args[1]).double()
+            a, divisor = self._of(args[0]), torch.as_tensor(args[1], dtype=torch.float64)
             shift = bool((torch.frexp(divisor)[0].abs() == 0.5).all())
             return lambda out: self._fits(a.times(measured(1 / divisor) if shift else NOWHERE), out, a.spikes)
         if is_sum(name):
@@ -286,17 +286,9 @@ class Proof(_Watch):
 
     def _sum(self, name: str, args: tuple, x: Tensor, a: Numbers, out: Tensor) -> Numbers:
         """A sum or mean of entries; all windows of a pool are taken for as large as the largest."""
-        terms, alike = -(-x.numel() // max(1, out.numel())), True
-        if name != "sum" and "pool" in name:
-            sizes, kernel = (x.shape[-len(args[1]) :], args[1])
-            if "adaptive" in name:
-                alike = not any(size % side for size, side in zip(sizes, kernel, strict=True))
-                kernel = [-(-size // side) + (not alike) for size, side in zip(sizes, kernel, strict=True)]
-            else:
-                kernel = kernel * 2 if name == "avg_pool2d" and len(kernel) == 1 else kernel
-                padded, ceil, padding_counts, divisor = (*args[3:7], 0, False, True, None)[:4]
-                alike = not ceil and divisor is None and (padding_counts or not any(padded))
-            terms = prod(kernel)
+        terms, alike = _window(name, args) if "pool" in name else (-(-x.numel() // max(1, out.numel())), True)
+        if terms == 1 and alike:
+            return a
         total = Numbers(a.unit, a.top * terms, a.spikes) if a.unit else NOWHERE
         self._add_up(total.units, False, x, out)
         if name == "sum":
@@ -395,6 +387,19 @@ def outgrown(dtype: torch.dtype) -> str:
 def is_sum(operator: str) -> bool:
     """Whether it adds up entries, and only that."""
     return operator in ("sum", "mean") or "avg_pool" in operator
+
+
+def _window(name: str, args: tuple) -> tuple[int, bool]:
+    """How many entries a pool's largest window has, and whether it divides by that number in all of them."""
+    x, kernel = args[:2]
+    if "adaptive" in name:
+        sides = list(zip(x.shape[-len(kernel) :], kernel, strict=True))
+        alike = all(size % side == 0 for size, side in sides)
+        return prod(-(-size // side) + (not alike) for size, side in sides), alike
+    dims = int(name.removesuffix("d")[-1])
+    _, padding, ceil, padding_counts, divisor = (*args[2:7], *([], [0], False, True, None)[len(args[2:7]) :])
+    alike = not ceil and divisor is None and (padding_counts or not any(padding))
+    return prod(kernel) ** (dims // len(kernel)), alike
 
 
 def _rows(weight: Tensor, *, right: bool, conv: bool, transposed: bool) -> Tensor:
