@@ -86,7 +86,7 @@ def in_place(x):
 
 def moved(x):
     """Padding, constants in a concatenation, a stack, a roll."""
-    x = F.pad(x, (1, 1), value=5.0)
+    x = F.pad(x, (1, 1), value=1000.0)
     return torch.stack([torch.cat([x, torch.ones(len(x), 1)], 1).roll(2, 1), 2 - F.pad(x, (0, 1))]).mean(0)
 
 
@@ -125,10 +125,7 @@ NETWORKS = {
     ),
     "a third": lambda: (flat(nn.Linear(8, 6), Call(lambda x: x / 3 + x), Staircase(CODE), nn.Linear(6, 2)), (12,)),
     "channels": lambda: (flat(nn.Linear(8, 6), Staircase(CODE, channels=6), nn.Linear(6, 2)), (12,)),
-    "double": lambda: (
-        nn.Sequential(InputGrid(), nn.Linear(12, 4), Staircase(CODE, power_of_two=True)).double(),
-        (12,),
-    ),
+    "double": lambda: (nn.Sequential(InputGrid(), nn.Linear(12, 8), Staircase(CODE), nn.Linear(8, 2)).double(), (12,)),
 }
 
 
@@ -146,13 +143,17 @@ def test_what_is_claimed_holds(name, saturated):
                 m.bias.data += 0.3
         if isinstance(m, Staircase) and m.threshold.dim():
             m.threshold.data *= 2.0 ** torch.arange(-2, len(m.threshold) - 2)
-    model = model.eval() if name == "double" else quantise(calibrate(model, x))
+    if name == "double":  # weights of float32, of no coarser grid
+        model = model.float().double().eval()
+        model[2].power_of_two = True
+    else:
+        model = quantise(calibrate(model, x))
     if saturated:  # weights of one sign, large inputs: sums that do not cancel
         for p in model.parameters():
             p.data.abs_()
         x = x.abs() * 4
     proof = Checked(model)
-    proof.look((x * 64).round().double() / 64 if name == "double" else x)
+    proof.look(x.to(model[1].weight.dtype) if name == "double" else x)
     proof.conclude()
     assert proof.checked > 1 and not proof.reasons
     assert proof.reached > 0.5 or not saturated  # so tight are they somewhere: bounds that are too large prove little
@@ -268,6 +269,29 @@ def test_what_rounds_between_neurons_and_weights(name):
     assert reasons(model, torch.randn(30, 12)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("pool", "shift"),
+    [
+        (nn.AvgPool2d(2), True),
+        (nn.AvgPool2d(2, padding=1), True),
+        (nn.AvgPool2d((2, 4), 2), True),
+        (nn.AvgPool2d(3, padding=1), False),
+        (nn.AvgPool2d(2, padding=1, count_include_pad=False), False),
+        (nn.AvgPool2d(4, 3, ceil_mode=True), False),
+        (nn.AvgPool2d(2, divisor_override=3), False),
+        (nn.AdaptiveAvgPool2d(4), True),
+        (nn.AdaptiveAvgPool2d(1), True),
+        (nn.AdaptiveAvgPool2d(3), False),
+        (Call(lambda x: x.mean((2, 3), keepdim=True)), True),
+        (Call(lambda x: x[:, :, :7].mean((2, 3), keepdim=True)), False),
+    ],
+)
+def test_means_of_a_power_of_two_entries_are_shifts(pool, shift):
+    torch.manual_seed(0)
+    model = quantise(maps(pool, nn.Conv2d(4, 2, 1)))
+    assert reasons(model, torch.randn(5, 1, 8, 8)) == ([] if shift else [f"{SCALED}: 3", f"{NO_GRID}: 4"])
+
+
 def test_half_types_hold_few_levels():
     """4095 levels need 12 bits, of which bfloat16 has 8."""
     model = flat(Call(lambda x: x.bfloat16()), nn.Linear(8, 4))
@@ -314,6 +338,24 @@ def test_images_off_the_grid():
     _, c = convert(model, x, batch_size=7)
     assert not c.exact and c.reasons == [f"{outgrown(torch.float64)}: 0"]
     assert reasons(nn.Sequential(InputGrid(), model), x) == []
+
+
+def test_what_is_done_to_the_image_is_not_followed():
+    """It is the same in both networks: what comes out is measured, in place or not, linear or not."""
+
+    def prepared(x):
+        x = x.clone()
+        x[:, 0] -= 0.3
+        x[:, 1:3] = x[:, 1:3].exp()
+        buffer = torch.zeros(len(x), 14)
+        buffer[:, :12] = F.layer_norm(x, (12,))
+        return (buffer * 64).round() / 64
+
+    torch.manual_seed(0)
+    model, x = quantise(nn.Sequential(nn.Linear(14, 8), Staircase(CODE), nn.Linear(8, 2))), torch.randn(50, 12)
+    model = nn.Sequential(Call(prepared), model)
+    proof = proof_of(model, x)
+    assert not proof.reasons and proof.images == [Numbers(2.0**-6, float(prepared(x).abs().max()))]
 
 
 def test_the_certificate_does_not_depend_on_batches():
@@ -404,6 +446,14 @@ def test_switches_that_reduce_float32(switches, switch):
     assert set(seen.narrowest.values()) == {torch.float64}
     _, c = convert(model, x)
     assert c.exact and c.logits == 0
+
+
+def test_the_switch_of_older_versions(monkeypatch):
+    """The only one before torch 2.9; later it may refuse to answer."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert not float32_is_whole(CPU)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: (_ for _ in ()).throw(RuntimeError("mixed")))
+    assert not float32_is_whole(CPU)
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])

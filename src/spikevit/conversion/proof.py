@@ -198,7 +198,8 @@ class Proof(_Watch):
         numbers = result(out)
         for x in _tensors((out,)):
             part = func._schema.is_mutable and x.numel() * x.element_size() < x.untyped_storage().nbytes()
-            self.numbers[x] = numbers.beside(self.numbers[x] or NOWHERE) if part else numbers
+            beside = part and numbers is not IMAGE  # of what was not changed
+            self.numbers[x] = numbers.beside(self.numbers[x] or NOWHERE) if beside else numbers
         return out
 
     def _rule(self, func: Any, args: tuple, kwargs: dict) -> Callable[[Any], Numbers]:
@@ -301,10 +302,9 @@ class Proof(_Watch):
         operands = [x for x in _tensors((args, tuple(kwargs.values()))) if x.is_floating_point()]
         if name == "copy":
             operands = operands[1:]
-        values = [1.0] if "ones" in name else []
-        for argument, value in (*zip(func._schema.arguments, args, strict=False),):
-            if argument.name in ("value", "fill_value") and isinstance(value, (int, float)):
-                values.append(float(value))
+        named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        values = [named[key] for key in ("value", "fill_value") if isinstance(named.get(key), (int, float))]
+        values += [1.0] if "ones" in name else []
         if name.startswith("rand") or not operands:
             self._because(f"{name} may round")
             return lambda _: NOWHERE
@@ -397,7 +397,8 @@ def _window(name: str, args: tuple) -> tuple[int, bool]:
         alike = all(size % side == 0 for size, side in sides)
         return prod(-(-size // side) + (not alike) for size, side in sides), alike
     dims = int(name.removesuffix("d")[-1])
-    _, padding, ceil, padding_counts, divisor = (*args[2:7], *([], [0], False, True, None)[len(args[2:7]) :])
+    defaults: tuple[Any, ...] = ([], [0], False, True, None)
+    _, padding, ceil, padding_counts, divisor = args[2:7] + defaults[len(args[2:7]) :]
     alike = not ceil and divisor is None and (padding_counts or not any(padding))
     return prod(kernel) ** (dims // len(kernel)), alike
 
