@@ -254,6 +254,7 @@ def test_half_a_spike_is_none():
     c = certify(model, hooked(spiking, "1", half), [x])
     assert c.differing == 0 and c.layers[0].not_binary == silent and not c.lossless
     assert c.faults == [f"spikes that are neither 0 nor 1: {silent} (1)"]
+    assert c.verdict.startswith("0 of 480 codes differ on 30 images; spikes that are neither 0 nor 1: ")
     assert "NOT 0 OR 1" in printed(c) and f"spikes that are neither 0 nor 1: {silent} (1)." in printed(c)
 
 

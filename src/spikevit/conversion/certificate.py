@@ -100,7 +100,7 @@ class Certificate:
         named = [layer.name for layer in self.layers if layer.not_binary]
         dead = sum(layer.flagged for layer in self.layers)
         faults = {
-            f"{self.differing:,} of {self.compared:,} codes differ on {self.images:,} images": self.differing,
+            self._codes: self.differing,
             f"spikes that are neither 0 nor 1: {self.not_binary:,} ({few(named)})": named,
             f"{dead} {'layer is' if dead == 1 else 'layers are'} dead": dead,
             "logits differ in exact mode": self.exact and self.logits != 0,
@@ -115,8 +115,12 @@ class Certificate:
     @property
     def verdict(self) -> str:
         """In one sentence."""
-        same = f"Lossless: 0 of {self.compared:,} codes differ on {self.images:,} images"
-        return f"{'; '.join(self.faults) or same}."
+        others = [fault for fault in self.faults if fault != self._codes]
+        return f"{'' if self.faults else 'Lossless: '}{'; '.join([self._codes, *others])}."
+
+    @property
+    def _codes(self) -> str:
+        return f"{self.differing:,} of {self.compared:,} codes differ on {self.images:,} images"
 
     def to_json(self) -> str:
         """The file's text."""
