@@ -1,27 +1,34 @@
 """The certificate as a file: it can be read, re-checked in another process, and does not fit anything else."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 
+import format1
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import spikevit
-from spikevit import convert, load_model, quantise, save_model
+from spikevit import convert, create_model, load_model, quantise, record_spikes, save_model
 from spikevit.conversion.certificate import (
     FORMAT,
+    Certificate,
+    LayerRecord,
     certify,
     fingerprint,
+    is_of,
     load_certificate,
     verify,
     with_files,
 )
-from spikevit.neurons import ExpG, Staircase
+from spikevit.neurons import ExpG, SpikeTrain, Staircase
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +36,19 @@ def made(trained):
     """Reference, spiking network, certificate and the images."""
     x = trained.x[:48]
     return trained.exact, *convert(trained.exact, x), x
+
+
+@pytest.fixture(scope="module")
+def floating(trained):
+    """The same before exact mode."""
+    x = trained.x[:24]
+    return trained.model, *convert(trained.model, x), x
+
+
+def printed(certificate: Certificate) -> str:
+    console = Console(width=250, record=True, file=StringIO())
+    console.print(certificate)
+    return console.export_text()
 
 
 def mlp(**options) -> nn.Module:
@@ -42,16 +62,21 @@ def test_file(made, tmp_path):
     plain = json.loads((tmp_path / "new" / "proof.json").read_text())
     assert plain["lossless"] is True and plain["differing"] == 0 and plain["format"] == FORMAT
     assert plain["images"] == 48 and plain["files"]["data"] == {"images": 48} and "torch" in plain["versions"]
-    assert plain["layers"][0].keys() == {"name", "code", "compared", "differing", "largest", "distinct", "spikes"}
+    figures = {"name", "code", "compared", "differing", "largest", "distinct", "spikes", "not_binary"}
+    assert plain["layers"][0].keys() == figures
     assert [layer["name"] for layer in plain["layers"]] == [layer.name for layer in certificate.layers]
 
 
-def test_it_is_printed(made, capsys):
-    from rich.console import Console
-
-    Console(width=200).print(made[2])
-    out = capsys.readouterr().out
-    assert "head_lif" in out and "48" in out
+def test_it_is_printed(made, floating):
+    """The mode, and in float mode why it is not exact."""
+    out = printed(made[2])
+    assert "head_lif" in out and "Certificate on 48 images, exact mode" in out and "Not exact" not in out
+    assert f"Lossless: 0 of {made[2].compared:,} codes differ on 48 images." in out
+    out = printed(floating[2])
+    assert "Certificate on 24 images, not exact" in out and "exact mode" not in out
+    for reason in floating[2].reasons:
+        assert f"Not exact: {reason}." in out
+    assert floating[2].reasons[0].startswith("sums can outgrow what float32 holds: stem, ")
 
 
 def test_verify(made):
@@ -111,20 +136,217 @@ def test_verify_refuses_other_data(made):
             verify(certificate, reference, spiking, [other])
 
 
-def test_verify_refuses_figures_that_are_not_reproduced(made):
+EDITS = {
+    "images": lambda c: 47,
+    "logits": lambda c: 1.0,
+    "agreement": lambda c: 0.5,
+    "exact": lambda c: not c.exact,
+    "reasons": lambda c: [*c.reasons, "it is not"],
+    "accumulators": lambda c: {**c.accumulators, "head": {"bound": 7, "type": "float32"}},
+}
+LAYER_EDITS = {
+    "name": "another",
+    "code": (1, 15),
+    "compared": 7,
+    "differing": 1,
+    "largest": 1,
+    "distinct": 2,
+    "spikes": 0.0,
+    "not_binary": 1,
+}
+ELSEWHERE = {"layers", "model", "data", "versions", "files", "format"}  # by the tests around, or not compared
+
+
+def test_every_field_is_edited_below():
+    assert EDITS.keys() | ELSEWHERE == {f.name for f in fields(Certificate)}
+    assert LAYER_EDITS.keys() == {f.name for f in fields(LayerRecord)}
+
+
+@pytest.mark.parametrize("kind", ["exact", "float"])
+@pytest.mark.parametrize("name", EDITS)
+def test_verify_finds_what_was_edited(made, floating, kind, name):
+    """Of a float network it cannot be said that it is exact, nor anything else that is not so."""
+    reference, spiking, certificate, x = made if kind == "exact" else floating
+    assert certificate.exact == (kind == "exact")
+    edited = replace(certificate, **{name: EDITS[name](certificate)})
+    with pytest.raises(ValueError, match=f"not reproduced: {name} differ; it was made with"):
+        verify(edited, reference, spiking, [x])
+
+
+@pytest.mark.parametrize("name", LAYER_EDITS)
+def test_verify_finds_what_was_edited_of_a_layer(made, name):
     reference, spiking, certificate, x = made
     first = certificate.layers[0]
-    for layers in (
-        [replace(first, differing=1), *certificate.layers[1:]],
-        [replace(first, spikes=0.0), *certificate.layers[1:]],
+    layers = [replace(first, **{name: LAYER_EDITS[name]}), *certificate.layers[1:]]
+    with pytest.raises(ValueError, match=f"not reproduced: .*{first.name}.* differ"):
+        verify(replace(certificate, layers=layers), reference, spiking, [x])
+
+
+def test_verify_finds_layers_that_are_left_out_added_or_moved(made):
+    reference, spiking, certificate, x = made
+    first, *others = certificate.layers
+    for layers, what in (
+        (others, first.name),
+        ([*certificate.layers, replace(first, name="another")], "another"),
+        ([*certificate.layers, first], "order of the layers"),
+        ([*others, first], "order of the layers"),
     ):
-        with pytest.raises(ValueError, match=f"not reproduced: {first.name} differ; it was made with"):
+        with pytest.raises(ValueError, match=f"not reproduced: {what} differ"):
             verify(replace(certificate, layers=layers), reference, spiking, [x])
-    with pytest.raises(ValueError, match=f"not reproduced: {first.name} differ"):
-        verify(replace(certificate, layers=certificate.layers[1:]), reference, spiking, [x])
-    for changes in ({"agreement": 0.5}, {"logits": 1.0}):
-        with pytest.raises(ValueError, match=f"not reproduced: {next(iter(changes))} differ"):
-            verify(replace(certificate, **changes), reference, spiking, [x])
+
+
+@pytest.mark.parametrize("edit", [{"lossless": False}, {"differing": 3}, {"lossless": None}])
+def test_a_file_that_contradicts_itself(made, tmp_path, edit):
+    path = tmp_path / "proof.json"
+    path.write_text(json.dumps(json.loads(made[2].to_json()) | edit))
+    with pytest.raises(ValueError, match=f"proof.json contradicts itself: {next(iter(edit))} is "):
+        load_certificate(path)
+
+
+def test_networks_of_other_structure_are_other_models(made):
+    """Same weights and codes, another dilation or scale."""
+    reference, spiking, certificate, x = made
+    for change in (
+        lambda m: setattr(m.down[0].conv, "dilation", (1, 2)),
+        lambda m: setattr(m.stages[2][0].attn, "shift", 1),
+        lambda m: setattr(m.stages[0][0].mlp.fc1, "lif", nn.Identity()),
+    ):
+        other = copy.deepcopy(reference)
+        change(other)
+        with pytest.raises(ValueError, match="of another model: the SHA-256 of weights and structure"):
+            verify(certificate, other, spiking, [x])
+
+
+# --- what is no spike, and what is no logit --------------------------------------------------------------------------
+
+
+def hooked(network: nn.Module, name: str, change) -> nn.Module:
+    """A copy of which one layer's spikes are changed on their way out."""
+    network = copy.deepcopy(network)
+
+    def other(_module, _args, out):
+        steps = out.steps.clone()
+        change(steps)
+        return SpikeTrain(steps, out.code, out.quantum)
+
+    network.get_submodule(name).register_forward_hook(other)
+    return network
+
+
+def half(steps):
+    """Half a spike where there is none in the last step, of the weight 1: the code is rounded to what it was."""
+    steps[-1].view(-1)[steps[-1].view(-1) == 0] = 0.5
+
+
+def twice(steps):
+    """Two at half the weight, where one fired in the step before: the sum is the same."""
+    first, second = steps[-2].view(-1), steps[-1].view(-1)
+    at = ((first == 1) & (second == 0)).nonzero()[0]
+    first[at], second[at] = 0, 2
+
+
+def test_half_a_spike_is_none():
+    """Behind the last layer, where no logit shows it: the codes agree, and yet it is not lossless."""
+    model, x = nn.Sequential(nn.Linear(4, 16), Staircase(ExpG(2, 1))).double(), torch.randn(30, 4).double()
+    spiking, whole = convert(model, x)
+    assert whole.lossless and whole.not_binary == 0
+    silent = int((record_spikes(spiking, x)["1"][-1] == 0).sum())
+    c = certify(model, hooked(spiking, "1", half), [x])
+    assert c.differing == 0 and c.layers[0].not_binary == silent and not c.lossless
+    assert c.faults == [f"spikes that are neither 0 nor 1: {silent} (1)"]
+    assert c.verdict.startswith("0 of 480 codes differ on 30 images; spikes that are neither 0 nor 1: ")
+    assert "NOT 0 OR 1" in printed(c) and f"spikes that are neither 0 nor 1: {silent} (1)." in printed(c)
+
+
+@pytest.mark.parametrize("name", ["down.0.lif", "head_lif"])
+def test_two_spikes_at_half_the_weight_are_none(made, name):
+    """Codes and logits agree to the bit."""
+    reference, spiking, certificate, x = made
+    c = certify(reference, hooked(spiking, name, twice), [x])
+    assert c.differing == 0 and c.logits == 0 and c.agreement == 1
+    assert {layer.name: layer.not_binary for layer in c.layers if layer.not_binary} == {name: 1}
+    assert certificate.lossless and not c.lossless and c.faults == [f"spikes that are neither 0 nor 1: 1 ({name})"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 2.0**-149, 1000.0])
+def test_other_numbers_are_no_spikes(value):
+    model, x = nn.Sequential(nn.Linear(4, 16), Staircase(ExpG(2, 1))), torch.randn(30, 4)
+    spiking, _ = convert(model, x)
+    network = hooked(spiking, "1", lambda steps: steps.view(-1)[0].fill_(value))
+    try:
+        c = certify(model, network, [x])
+    except ValueError as error:
+        assert "logits are not finite" in str(error) and value != value
+    else:
+        assert c.not_binary == 1 and not c.lossless
+
+
+def test_pools_of_spikes_are_not_spikes_of_neurons():
+    """Means of steps are no zeros and ones, and need not be: what the neurons sent counts."""
+    torch.manual_seed(0)
+    model = quantise(nn.Sequential(nn.Conv2d(1, 4, 1), Staircase(ExpG(4, 1)), nn.AvgPool2d(2), nn.Conv2d(4, 2, 1)))
+    _, c = convert(model, torch.randn(9, 1, 4, 4).mul(64).round() / 64)
+    assert c.lossless and c.not_binary == 0
+
+
+def test_exact_mode_needs_equal_logits(made):
+    """All codes agree; what reads them does not."""
+    reference, spiking, _, x = made
+    c = certify(reference, spiking, [x])
+    assert c.lossless
+    worse = replace(c, logits=1e-300)
+    assert not worse.lossless and worse.faults == ["logits differ in exact mode"]
+    assert replace(worse, exact=False).lossless  # in float mode they may
+    other = copy.deepcopy(spiking)
+    other.head.register_forward_hook(lambda _m, _a, out: out * (1 + 2.0**-50))
+    c = certify(reference, other, [x])
+    assert c.differing == 0 and 0 < c.logits < 1e-9 and not c.lossless
+
+
+def test_logits_that_cannot_be_compared():
+    model = nn.Sequential(nn.Linear(4, 16), Staircase(ExpG(2, 1)), nn.Linear(16, 3))
+    x = torch.randn(30, 4)
+    spiking, _ = convert(model, x)
+    for change, message in (
+        (lambda _m, _a, out: out * float("nan"), "logits are not finite"),
+        (lambda _m, _a, out: out / 0, "logits are not finite"),
+        (lambda _m, _a, out: out[:, :1], r"logits have shape \(30, 3\), those of the spiking network \(30, 1\)"),
+    ):
+        other = copy.deepcopy(spiking)
+        other[2].register_forward_hook(change)
+        with pytest.raises(ValueError, match=message):
+            certify(model, other, [x])
+
+
+# --- of before -------------------------------------------------------------------------------------------------------
+
+
+def test_format_1():
+    """It is read, and holds: same networks by the fingerprint of then, same figures."""
+    old, model, x = load_certificate(format1.FILE), format1.network(), format1.images()
+    assert old.format == 1 and old.exact and old.lossless and old.reasons == [] and old.not_binary == 0
+    spiking, new = convert(model, x)
+    again = verify(old, model, spiking, [x])
+    assert again == new and again.format == FORMAT and again.accumulators["0"]["bound"] is not None
+    assert is_of(old, model, spiking) and not is_of(old, spiking, model)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"exact": False}, {"logits": 1.0}, {"agreement": 0.5}, {"images": 39}, {"layers": []}]
+)
+def test_format_1_edited(edit):
+    old, model, x = load_certificate(format1.FILE), format1.network(), format1.images()
+    spiking, _ = convert(model, x)
+    with pytest.raises(ValueError, match="not reproduced"):
+        verify(replace(old, **edit), model, spiking, [x])
+
+
+def test_format_1_of_another_model():
+    old, model, x = load_certificate(format1.FILE), format1.network(), format1.images()
+    spiking, _ = convert(model, x)
+    model[0].weight.data[0, 0] += 1
+    with pytest.raises(ValueError, match="of another model"):
+        verify(old, model, spiking, [x])
 
 
 def test_hash_of_the_images_does_not_depend_on_batches(made):
@@ -192,3 +414,20 @@ def test_of_a_loaded_model(made, tmp_path):
     """Weights that went through a file have the same fingerprint."""
     save_model(made[1], tmp_path / "m.safetensors")
     assert fingerprint(load_model(tmp_path / "m.safetensors")) == fingerprint(made[1])
+
+
+# --- exact mode needs powers of two ----------------------------------------------------------------------------------
+
+
+def test_grids_with_other_thresholds_are_refused():
+    with pytest.raises(ValueError, match=r"grid_bits=8 \(exact mode\) with power_of_two=False: .* power_of_two=True"):
+        create_model("ge2mst_tiny", grid_bits=8, power_of_two=False)
+    assert create_model("ge2mst_tiny", power_of_two=False).config.grid_bits is None
+
+
+def test_checkpoints_of_such_a_config_say_what_to_do(made, tmp_path):
+    model = copy.deepcopy(made[0])
+    object.__setattr__(model.config, "power_of_two", False)  # as earlier versions allowed
+    save_model(model, tmp_path / "old.safetensors")
+    with pytest.raises(ValueError, match=r"was never exact: train it on with power_of_two=True"):
+        load_model(tmp_path / "old.safetensors")

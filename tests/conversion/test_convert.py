@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from math import gcd
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import nn
 
 from spikevit import convert, create_model, load_model, quantise, record_spikes, save_model
 from spikevit.conversion.certificate import certify
-from spikevit.conversion.convert import accumulators
-from spikevit.layers.grid import FLOAT32, FLOAT64
+from spikevit.conversion.proof import ITSELF, Proof
+from spikevit.layers.grid import FLOAT32, FLOAT64, on_input_grid
 from spikevit.neurons import ExpG, ExpGIF, Staircase
 from spikevit.neurons.spike_train import SpikeTrain
 from spikevit.profiling.calibrate import calibrate
@@ -359,18 +360,18 @@ def test_a_converted_network_is_not_converted_again(trained, converted):
 
 
 def test_bounds_of_accumulators(trained, converted):
-    """By hand: the largest sum of |weights| on its grid, times L; attention d·M·L³."""
+    """By hand: the largest sum of |weights| on its grid, times the largest input; attention d·M·L³."""
     found = converted[1].accumulators
     layers = {n: m for n, m in trained.exact.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    assert found.keys() == layers.keys() | {"stages.2.0.attn"} and found == accumulators(trained.exact)
-    assert found["stem.conv"] == {"bound": None, "type": "float64"}
+    assert found.keys() == layers.keys() | {"stages.2.0.attn", ITSELF}
+    most = {"stem.conv": int(on_input_grid(trained.x, 6).abs().max() * 64)}  # of multiples of 2^−6
     for name, layer in layers.items():
         weight, _, unit = layer.quantised()
         whole = weight.detach().double().flatten(1) / unit.double()[:, None]
         assert torch.equal(whole, whole.round()), name
-        if name != "stem.conv":
-            bound = int(whole.abs().sum(1).max()) * 15
-            assert found[name] == {"bound": bound, "type": "float32"} and bound <= FLOAT32, name
+        rows = [(sum(map(abs, row)), gcd(*row)) for row in whole.int().tolist() if any(row)]
+        bound = max(total // (divisor & -divisor) for total, divisor in rows) * most.get(name, 15)
+        assert found[name] == {"bound": bound, "type": "float32"} and bound <= FLOAT32, name
     assert found["stages.2.0.attn"] == {"bound": 16 * 16 * 15**3, "type": "float32"}
 
 
@@ -398,10 +399,9 @@ def test_sums_stay_within_their_bound(trained, converted):
         m.register_forward_hook(look)
     with torch.no_grad():
         model(trained.x)
-    found = accumulators(model)
     assert seen.keys() == set(layers.values())
     for name, m in layers.items():
-        assert seen[m] <= found[name]["bound"], name
+        assert seen[m] <= converted[1].accumulators[name]["bound"], name
 
 
 def test_float32_or_float64():
@@ -412,8 +412,7 @@ def test_float32_or_float64():
     _, certificate = convert(model, x)
     types = {name: a["type"] for name, a in certificate.accumulators.items()}
     for name, a in certificate.accumulators.items():
-        if a["bound"] is not None:
-            assert a["type"] == ("float32" if a["bound"] <= FLOAT32 else "float64"), name
+        assert a["type"] == ("float32" if a["bound"] <= FLOAT32 else "float64"), name
     assert {*types.values()} == {"float32", "float64"} and types["stages.2.0.attn"] == "float64"
     assert FLOAT32 < certificate.accumulators["stages.2.0.attn"]["bound"] == 16 * 16 * 4095**3 <= FLOAT64
     assert certificate.differing == 0 and certificate.logits == 0
@@ -423,7 +422,10 @@ def test_sums_that_nothing_holds_are_refused_before_anything_runs(monkeypatch):
     torch.manual_seed(2)
     x = torch.randn(2, *SHAPE)
     model = quantise(calibrate(small(code=(16, 1)), x))  # L = 65535: 16 · 16 · L³ > 2^53
-    assert accumulators(model)["stages.2.0.attn"]["bound"] > FLOAT64
+    proof = Proof(model)
+    proof.look(x)
+    proof.conclude()
+    assert proof.sums["stages.2.0.attn"].bound == 16 * 16 * 65535.0**3 > FLOAT64
     monkeypatch.setattr(ExpGIF, "fire", lambda *_: pytest.fail("it ran"))
     with pytest.raises(ValueError, match=r"stages\.2\.0\.attn: sums up to 7\.\d+e\+16 .* 2\^53 .* fewer levels"):
         convert(model, x)

@@ -1,6 +1,7 @@
 """Networks that know nothing of spikevit but its neurons: what converts, and what is refused, by the module's name."""
 
 import copy
+from math import gcd
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from spikevit import convert, quantise, record_spikes
-from spikevit.conversion.convert import accumulators
+from spikevit.conversion.certificate import certify
 from spikevit.conversion.quantise import InputGrid
 from spikevit.neurons import LIF, ExpG, ExpGIF, Staircase
 from spikevit.profiling.calibrate import calibrate
@@ -210,14 +211,38 @@ def test_thresholds_per_channel():
 
 
 def test_bounds_of_layers_that_see_other_than_codes():
-    """Averages of codes are finer than codes, the image has no levels: float64, and no bound is claimed."""
+    """Averages of four codes are four times finer than codes; the image's levels are those it has."""
     model, x = network("cnn", 4)
-    _, certificate = convert(exact(model), x)
-    found = certificate.accumulators
-    averaged = [f"1.{name}" for name in ("7.first.0", "11")]
-    assert all(found[name] == {"bound": None, "type": "float64"} for name in ["1.0", *averaged])
-    assert all(found[f"1.{name}"]["bound"] > 0 for name in ("3", "7.second.0", "13"))
-    assert accumulators(exact(model))["1.11"]["bound"] > 0  # it was not known before the network ran
+    model = exact(model)
+    _, certificate = convert(model, x)
+    assert certificate.exact
+    image = int((x * 64).round().abs().max())
+    levels = {"0": image, "3": 15, "7.first.0": 4 * 15, "7.second.0": 15, "11": 4 * 15, "13": 6}
+    for name, most in levels.items():
+        weight, _, unit = model[1].get_submodule(name).quantised()
+        rows = (weight.detach().double().flatten(1) / unit.double()[:, None]).int().tolist()
+        bound = max(sum(map(abs, row)) // (gcd(*row) & -gcd(*row)) for row in rows) * most
+        assert certificate.accumulators[f"1.{name}"] == {"bound": bound, "type": "float32"}, name
+    assert certificate.accumulators["1.6"] == {"bound": 4 * 15, "type": "float32"}  # the pool itself
+
+
+def test_layers_get_room_where_their_input_is_larger_than_codes():
+    """Sums over 64 positions have 64 times the levels; the layer behind was made for those of one."""
+    torch.manual_seed(0)
+    maps, head = nn.Conv2d(1, 8, 1), nn.Linear(8, 4)
+    model = quantise(nn.Sequential(maps, Staircase(ExpG(12, 1), 4.0), Call(lambda x: x.sum((2, 3))), head))
+    x = torch.randn(20, 1, 8, 8)
+    assert model[3].accumulates_in == torch.float32
+    spiking, certificate = convert(model, x)
+    assert certificate.lossless and certificate.exact and certificate.accumulators["3"]["type"] == "float64"
+    assert spiking[3].accumulates_in == torch.float64 and model[3].accumulates_in == torch.float32
+    again = certify(model, spiking, [x])  # as it was it is not exact, and is not said to be
+    assert not again.exact and again.reasons == ["sums can outgrow what float32 holds: 3"]
+    wide = copy.deepcopy(model)
+    wide[3].levels = None
+    assert certify(wide, spiking, [x]).exact
+    spiking[3].levels = 4095  # the spiking network alone sums in float32
+    assert certify(wide, spiking, [x]).reasons == ["sums can outgrow what float32 holds: 3"]
 
 
 def test_the_layer_that_sees_the_image_need_not_be_registered_first():
@@ -229,8 +254,8 @@ def test_the_layer_that_sees_the_image_need_not_be_registered_first():
         def forward(self, x):
             return self.head(self.lif(self.stem(x)))
 
-    _, certificate = convert(quantise(Late()), torch.randn(40, 4))
-    assert certificate.lossless and certificate.accumulators["stem"]["type"] == "float64"
+    spiking, certificate = convert(quantise(Late()), torch.randn(40, 4))
+    assert certificate.lossless and certificate.exact and spiking.stem.accumulates_in == torch.float64
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

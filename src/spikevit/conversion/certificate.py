@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikevit.layers.grid import OnGrid
-from spikevit.neurons import ExpGIF, SpikeTrain
+from spikevit.conversion.fingerprint import as_text, fingerprint, fingerprint_1, structure
+from spikevit.conversion.proof import ITSELF, Proof, Types
+from spikevit.layers.grid import FLOAT32, FLOAT64
+from spikevit.neurons import ExpGIF, SpikeTrain, Staircase
+from spikevit.neurons.staircase import in_force
 from spikevit.profiling.observe import observe
 
-FORMAT = 1
+FORMAT = 2
+NOT_IN_FORMAT_1 = ("reasons", "accumulators")  # accumulators were those of some layers, by other arithmetic
 FEW = 3  # fewer codes than this in use: a dead layer, whose equality proves nothing
 
 
@@ -25,7 +31,8 @@ FEW = 3  # fewer codes than this in use: a dead layer, whose equality proves not
 class LayerRecord:
     """One layer of neurons: codes compared and differing, the largest difference, how many distinct codes occur.
 
-    spikes: mean number per neuron and image. code: (n, G) or (n, G, order): see `ExpG.plain`.
+    spikes: mean number per neuron and image. code: (n, G) or (n, G, order): see `ExpG.plain`. not_binary: entries of
+    its spikes that are neither 0 nor 1.
     """
 
     name: str
@@ -35,6 +42,7 @@ class LayerRecord:
     largest: int
     distinct: int
     spikes: float
+    not_binary: int = 0
 
     @property
     def codes(self) -> int:
@@ -52,8 +60,11 @@ class LayerRecord:
 class Certificate:
     """Of a reference (staircases) and its conversion (spikes) on `images` images.
 
-    logits: the largest difference. agreement: share of images with the same top-1 class. model, data: SHA-256 of the
-    weights of both networks with their codes, and of the images. accumulators: of exact mode.
+    logits: the largest difference. agreement: share of images with the same top-1 class. model, data: SHA-256 of both
+    networks, weights and structure, and of the images. exact: no sum of either network can round, so that equality is
+    proved, for every image on the grid of these and no larger; else `reasons` says why not. accumulators: of every
+    module that adds up, the largest sum that can occur ("bound", in units of its grid; None: on none) and the narrowest
+    type that holds it ("type"; None: none does). In exact mode it is checked that what runs is as wide.
     """
 
     images: int
@@ -67,6 +78,7 @@ class Certificate:
     accumulators: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    reasons: list[str] = field(default_factory=list)
 
     @property
     def compared(self) -> int:
@@ -79,9 +91,37 @@ class Certificate:
         return sum(layer.differing for layer in self.layers)
 
     @property
+    def not_binary(self) -> int:
+        """Entries of spikes that are neither 0 nor 1, of all layers."""
+        return sum(layer.not_binary for layer in self.layers)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why it is not lossless: codes or, in exact mode, logits that differ, what is no spike, dead layers."""
+        named = [layer.name for layer in self.layers if layer.not_binary]
+        dead = sum(layer.flagged for layer in self.layers)
+        faults = {
+            self._codes: self.differing,
+            f"spikes that are neither 0 nor 1: {self.not_binary:,} ({few(named)})": named,
+            f"{dead} {'layer is' if dead == 1 else 'layers are'} dead": dead,
+            "logits differ in exact mode": self.exact and self.logits != 0,
+        }
+        return [text for text, found in faults.items() if found]
+
+    @property
     def lossless(self) -> bool:
-        """Whether no code of any layer differs, and no layer is dead."""
-        return self.differing == 0 and not any(layer.flagged for layer in self.layers)
+        """Whether there are no faults."""
+        return not self.faults
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        others = [fault for fault in self.faults if fault != self._codes]
+        return f"{'' if self.faults else 'Lossless: '}{'; '.join([self._codes, *others])}."
+
+    @property
+    def _codes(self) -> str:
+        return f"{self.differing:,} of {self.compared:,} codes differ on {self.images:,} images"
 
     def to_json(self) -> str:
         """The file's text."""
@@ -100,44 +140,68 @@ class Certificate:
 
 
 def load_certificate(path: str | Path) -> Certificate:
-    """A certificate from its file."""
+    """A certificate from its file, of this format or the one before."""
     try:
         plain = json.loads(Path(path).read_text())
-        known = {key: plain[key] for key in Certificate.__dataclass_fields__}
+        version = plain["format"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format {version!r}")
+        newer = version > FORMAT
+        if version == 1:
+            plain |= {"reasons": []}
+        known = {f.name: plain[f.name] for f in fields(Certificate)}
         known["layers"] = [LayerRecord(**layer | {"code": tuple(layer["code"])}) for layer in plain["layers"]]
-        newer = known["format"] > FORMAT
     except FileNotFoundError:
         raise ValueError(f"there is no certificate {path}") from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a certificate of spikevit: {error!r}") from None
     if newer:
-        raise ValueError(f"{path} is of format {known['format']}, this version of spikevit reads up to {FORMAT}")
-    return Certificate(**known)
+        raise ValueError(f"{path} is of format {version}, this version of spikevit reads up to {FORMAT}")
+    certificate = Certificate(**known)
+    for name in ("differing", "lossless") if version > 1 else ():
+        if plain.get(name) != getattr(certificate, name):
+            raise ValueError(
+                f"{path} contradicts itself: {name} is {plain.get(name)!r}, but what it says of the layers makes it "
+                f"{getattr(certificate, name)!r}"
+            )
+    return certificate
 
 
 @torch.no_grad()
 def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
-    """Runs both networks over the images and compares every code of every layer, and the logits."""
-    from spikevit.conversion.convert import accumulators
+    """Runs both networks over the images and compares every code of every layer, and the logits.
 
+    Raises:
+        ValueError: no images; neurons that are more, or fire more often, in one of them; logits of other shapes, or not
+            finite.
+    """
+    model = fingerprint(reference, spiking)
     neurons = {name: m for name, m in spiking.named_modules() if isinstance(m, ExpGIF)}
     tallies = {name: _Tally(m) for name, m in neurons.items()}
+    proof, types = Proof(reference), Types(spiking)
     images, agree, logits, digest = 0, 0, 0.0, hashlib.sha256()
     for batch in batches:
         wanted: dict[str, list[Tensor]] = {name: [] for name in neurons}
+        proof.look(batch)
         with observe(reference, lambda name, codes: wanted[name].append(codes)):  # noqa: B023
             ours = reference(batch)
 
         def compare(name: str, spikes: Tensor) -> None:
             if not wanted[name]:  # noqa: B023
                 raise ValueError(f"{name} fires more often in the spiking network")
-            tallies[name].add(wanted[name].pop(0), spikes)  # noqa: B023
+            tallies[name].add(name, wanted[name].pop(0), spikes)  # noqa: B023
 
-        with observe(spiking, compare):
+        with observe(spiking, compare), nullcontext() if images else types.run():
             theirs = spiking(batch)
         if silent := [name for name, codes in wanted.items() if codes]:
             raise ValueError(f"{', '.join(silent)} fires less often in the spiking network")
         theirs = theirs.decode() if isinstance(theirs, SpikeTrain) else theirs
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"logits have shape {tuple(ours.shape)}, those of the spiking network {tuple(theirs.shape)}"
+            )
+        if not (ours.isfinite().all() and theirs.isfinite().all()):
+            raise ValueError("logits are not finite (NaN or infinite): there is nothing to compare")
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         logits = max(logits, float((ours.double() - theirs.double()).abs().max()))
         if not images:
@@ -146,18 +210,55 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
         digest.update(batch.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     if not images:
         raise ValueError("there are no images to certify the conversion on")
-    found = accumulators(reference)
+    proof.conclude()
+    proof.compare(types)
+    reasons = {reason: [name or ITSELF for name in names] for reason, names in proof.reasons.items()}
+    if changed := _changed(reference, spiking):
+        reasons["the two networks differ in more than their neurons"] = changed
     return Certificate(
         images=images,
         layers=[tally.record(name) for name, tally in tallies.items()],
         logits=logits,
         agreement=agree / images,
-        model=fingerprint(reference, spiking),
+        model=model,
         data=digest.hexdigest(),
-        exact=any(isinstance(m, OnGrid) for m in reference.modules()),
+        exact=not reasons,
         versions={"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()},
-        accumulators=found,
+        accumulators={name or ITSELF: _accumulator(s.bound) for name, s in proof.sums.items()},
+        reasons=[f"{reason}: {few(names)}" for reason, names in reasons.items()],
     )
+
+
+def _accumulator(bound: float) -> dict[str, Any]:
+    """A bound, and the narrowest type that holds it."""
+    kind = "float32" if bound <= FLOAT32 else "float64" if bound <= FLOAT64 else None
+    return {"bound": int(bound) if isfinite(bound) else None, "type": kind}
+
+
+def _became(staircase: Any, spikes: Any) -> bool:
+    """Whether these neurons are what the staircase was trained for."""
+    if not (isinstance(staircase, Staircase) and isinstance(spikes, ExpGIF)):
+        return False
+    theta = in_force(staircase.threshold, staircase.code, staircase.power_of_two)
+    return staircase.code.levels == spikes.code.levels and as_text(theta) == as_text(spikes.threshold)
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _changed(reference: nn.Module, spiking: nn.Module) -> list[str]:
+    """Modules that are not the same in both, but for a staircase and the neurons that it became."""
+    ours, theirs = structure(reference), structure(spiking)
+    for lines in (ours, theirs):
+        lines[""] = [line for line in lines[""] if not line.startswith("config = ")]  # which says that it spikes
+    changed = _differ(ours, theirs)
+    spikes = dict(spiking.named_modules(remove_duplicate=False))
+    staircases = dict(reference.named_modules(remove_duplicate=False))
+    return [name or ITSELF for name in changed if not _became(staircases.get(name), spikes.get(name))]
 
 
 class _Tally:
@@ -165,17 +266,21 @@ class _Tally:
 
     def __init__(self, neuron: ExpGIF):
         self.neuron = neuron
-        self.compared = self.differing = self.largest = self.spikes = 0
+        self.compared = self.differing = self.largest = self.spikes = self.not_binary = 0
         self.seen = torch.zeros(neuron.code.levels + 1, dtype=torch.bool)
 
-    def add(self, wanted: Tensor, spikes: Tensor) -> None:
+    def add(self, name: str, wanted: Tensor, spikes: Tensor) -> None:
         codes = self.neuron.codes(spikes)
+        if codes.numel() != wanted.numel():
+            raise ValueError(f"{name}: {wanted.numel()} codes in the reference, {codes.numel()} in the spiking network")
         difference = (codes.view(-1) - wanted.reshape(-1)).abs()
         self.compared += codes.numel()
         self.differing += int(difference.count_nonzero())
         self.largest = max(self.largest, int(difference.max()))
         self.spikes += int(spikes.count_nonzero())
-        self.seen[codes.flatten().long().cpu().unique()] = True
+        self.not_binary += int(((spikes != 0) & (spikes != 1)).sum())
+        found = codes.flatten().long().cpu().unique()
+        self.seen[found[(found >= 0) & (found < len(self.seen))]] = True
 
     def record(self, name: str) -> LayerRecord:
         return LayerRecord(
@@ -186,53 +291,54 @@ class _Tally:
             largest=self.largest,
             distinct=int(self.seen.sum()),
             spikes=self.spikes / max(1, self.compared),
+            not_binary=self.not_binary,
         )
 
 
-def fingerprint(*models: nn.Module) -> str:
-    """SHA-256 of the tensors of models, by name, of the codes of their neurons and the bits of their weights."""
-    digest = hashlib.sha256()
-    for model in models:
-        for name, tensor in model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        for name, m in model.named_modules():
-            if hasattr(m, "code"):
-                digest.update(f"{name} {_code(m)}".encode())
-            if hasattr(m, "bits"):
-                digest.update(f"{name} {m.bits}".encode())
-    return digest.hexdigest()
-
-
-def _code(neuron: Any) -> str:
-    """The code in a fingerprint, as of files of before; with its order where neurons fire, and that is by weight."""
-    code = neuron.code
-    order = code.plain[2:] if isinstance(neuron, ExpGIF) else ()  # staircases have none
-    return f"ExpG(steps={code.steps}, groups={code.groups}{''.join(f', {which}' for which in order)})"
+def is_of(certificate: Certificate, reference: nn.Module, spiking: nn.Module) -> bool:
+    """Whether these are its networks, by the fingerprint of its format."""
+    known = {1: fingerprint_1, 2: fingerprint}[certificate.format]
+    return known(reference, spiking) == certificate.model
 
 
 def verify(
     certificate: Certificate, reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]
 ) -> Certificate:
-    """Certifies anew and compares with what the certificate says; returns the new one.
+    """Certifies anew and compares with all that the certificate says, but versions and files; returns the new one.
+
+    Of format 1 the accumulators are not compared: the new certificate has them.
 
     Raises:
         ValueError: it is of another model, of other data, or its figures are not reproduced.
     """
-    if fingerprint(reference, spiking) != certificate.model:
-        raise ValueError("the certificate is of another model: the SHA-256 of weights and codes differ")
+    if not is_of(certificate, reference, spiking):
+        raise ValueError("the certificate is of another model: the SHA-256 of weights and structure differ")
     again = with_files(certify(reference, spiking, batches), **certificate.files)
     if again.data != certificate.data:
         raise ValueError("the data changed since the certificate was made: the SHA-256 of the images differ")
-    said = {layer.name: layer for layer in certificate.layers}
-    differ = [layer.name for layer in again.layers if layer != said.get(layer.name)]
-    differ += [what for what in ("agreement", "logits") if getattr(again, what) != getattr(certificate, what)]
+    differ = _differ(_by_name(again), _by_name(certificate))
+    if not differ and again.layers != certificate.layers:
+        differ = ["order of the layers"]
+    without = {"layers", "model", "data", "versions", "files", "format"}.union(
+        NOT_IN_FORMAT_1 if certificate.format == 1 else ()
+    )
+    differ += _differ(*({k: v for k, v in vars(c).items() if k not in without} for c in (again, certificate)))
     if differ:
         raise ValueError(
-            f"the certificate is not reproduced: {', '.join(differ[:3])} differ; it was made with "
+            f"the certificate is not reproduced: {few(differ)} differ; it was made with "
             f"{certificate.versions}, this is {again.versions}"
         )
     return again
+
+
+def _by_name(certificate: Certificate) -> dict[str, LayerRecord]:
+    return {layer.name: layer for layer in certificate.layers}
+
+
+def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of what is not equal, or only in one."""
+    missing = object()
+    return [name for name in {**ours, **theirs} if ours.get(name, missing) != theirs.get(name, missing)]
 
 
 def with_files(certificate: Certificate, **files: Any) -> Certificate:

@@ -7,18 +7,18 @@ charge and fire, products of values against additions of spikes step by step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikevit.attention.groupwise import GroupwiseSSA
 from spikevit.conversion.certificate import Certificate, certify
-from spikevit.layers.grid import FLOAT32, FLOAT64, OnGrid
+from spikevit.conversion.proof import ITSELF, Proof, holds, running
+from spikevit.layers.grid import FLOAT64, OnGrid
 from spikevit.neurons import ExpG, Neuron, NotConvertible, Staircase
 from spikevit.neurons.expg import spiking_
 from spikevit.profiling.count import Counts, count
@@ -41,7 +41,7 @@ def convert(
     Args:
         model: any network of linear maps, convolutions, batch norm, average pools, residual sums and products of
             activations with `Staircase` neurons; in exact mode (`quantise`) equality is a matter of proof, else of
-            rounding. It is not changed.
+            rounding: the certificate says which, and why. It is not changed.
         data: images (N, ...), or an iterable of batches of them (or of (images, labels)), normalised as in training.
         codes: (n, G), or (n, G, order) as in `ExpG`, for layers of neurons by name, shell patterns welcome, where it is
             not the staircase's own; the levels L = G·(2^n − 1) must be the same.
@@ -50,8 +50,8 @@ def convert(
         The network that spikes, in evaluation mode, and its certificate on `data`.
 
     Raises:
-        ValueError: no data; nothing to convert; sums that no accumulator holds; what cannot be converted without
-            loss, with its module: softmax, layer norm, GELU, max pool and the like.
+        ValueError: no data; nothing to convert; in exact mode, sums that no accumulator holds; what cannot be converted
+            without loss, with its module: softmax, layer norm, GELU, max pool and the like.
     """
     batches = list(image_batches(data, batch_size))
     if not batches:
@@ -61,8 +61,7 @@ def convert(
     reference = deepcopy(model).eval()
     counts = count(reference, batches[0][:2])
     _refuse(reference, counts)
-    _sum_in_float64_(reference, counts)
-    _check_accumulators(reference)
+    _make_room_(reference, batches[0][:2])
     spiking: Any = spiking_(deepcopy(reference), _codes_of(reference, codes or {}))
     _try(spiking, batches[0][:2])
     config: Any = getattr(spiking, "config", None)
@@ -97,7 +96,7 @@ def _refuse(model: nn.Module, counts: Counts) -> None:
     """Stops at the first thing that spikes cannot carry."""
 
     def refusal(module: str, what: str) -> ValueError:
-        where = module or "the model itself"
+        where = module or ITSELF
         return ValueError(
             f"{where} cannot be converted without loss: {what}; put Staircase neurons there, or leave it out"
         )
@@ -119,50 +118,31 @@ def _refuse(model: nn.Module, counts: Counts) -> None:
             raise refusal(c.module, f"{c.operator} of two activations, neither of which is spikes, is not linear")
 
 
-def _sum_in_float64_(model: nn.Module, counts: Counts) -> None:
-    """Layers on a grid whose input is not the codes of neurons, so that their bound does not hold."""
-    modules = dict(model.named_modules())
-    for c in counts.operators:
-        layer = modules[c.module]
-        if isinstance(layer, OnGrid) and any(o.origin.operator not in NEURONS for o in c.operands):
-            layer.levels = None
+def _make_room_(model: nn.Module, images: Tensor) -> None:
+    """Layers on a grid take float64 where their input is larger than the codes they were made for, as of pools.
+
+    So do those that see the image, which may lie on any grid. What not even float64 holds is refused in exact mode.
+    """
+    proof = Proof(model)
+    proof.look(images)
+    proof.conclude()
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, OnGrid)}
+    for name, s in proof.sums.items():
+        if name in layers and (s.image or s.bound > holds(s.type)):
+            layers[name].levels = None
+        if layers and FLOAT64 < s.bound < inf and not s.image:
+            raise ValueError(
+                f"{name or ITSELF}: sums up to {s.bound:.3g} units need more than the 2^53 that float64 holds exactly; "
+                "take fewer levels, G·(2^n − 1)"
+            )
 
 
 @torch.no_grad()
 def _try(spiking: nn.Module, images: Tensor) -> None:
     """Runs the network once, to name the module in which spikes meet what they cannot carry."""
-    running = [""]
-    with ExitStack() as stack:
-        for name, m in spiking.named_modules():
-            stack.callback(m.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
-            stack.callback(m.register_forward_hook(lambda *_: running.pop() and None).remove)
+    with running(spiking) as names:
         try:
             spiking(images)
         except (NotConvertible, AttributeError, TypeError) as error:
-            where = running[-1] or "the model itself"
+            where = names[-1] or ITSELF
             raise ValueError(f"{where} cannot be converted without loss: {error}") from error
-
-
-def accumulators(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Of every product in exact mode and of attention: the largest sum in units of its grid, and what holds it."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, m in model.named_modules():
-        if isinstance(m, OnGrid):
-            bound = m.bound()
-            found[name] = {"bound": bound, "type": str(m.accumulates_in).removeprefix("torch.")}
-        elif isinstance(m, GroupwiseSSA) and m.grid:
-            levels = getattr(m.proj_in.lif, "code", ExpG(1)).levels
-            tokens = max((side or max(m.grid)) ** 2 for side in m.windows)
-            width = m.proj_out.linear.in_features // m.heads
-            bound = width * tokens * levels**3
-            found[name] = {"bound": bound, "type": "float32" if bound <= FLOAT32 else "float64"}
-    return found
-
-
-def _check_accumulators(model: nn.Module) -> None:
-    for name, accumulator in accumulators(model).items():
-        if (accumulator["bound"] or 0) > FLOAT64:
-            raise ValueError(
-                f"{name}: sums up to {accumulator['bound']:.3g} units need more than the 2^53 that float64 holds "
-                "exactly; take fewer levels, G·(2^n − 1)"
-            )

@@ -2,11 +2,13 @@
 
 With inputs that are whole multiples of a power of two, every partial sum is a whole multiple of one, and no rounding
 happens while it stays below 2^24 of them (float32) or 2^53 (float64). Evaluation takes the narrower type that holds
-the bound; what leaves is float64, so that residual sums are exact, too.
+the bound, float32 only where its products are not computed in fewer bits; what leaves is float64, so that residual sums
+are exact, too.
 """
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from typing import Any
 
@@ -18,6 +20,26 @@ from spikevit.neurons import Staircase
 
 FLOAT32, FLOAT64 = 2**24, 2**53
 BIAS_BITS = 8  # a bias lies on a grid 2^8 times finer than its weights
+
+
+def float32_is_whole(device: torch.device) -> bool:
+    """Whether products of float32 take all its 24 bits there: only on a CPU, with nothing that allows fewer.
+
+    What may allow fewer: autocast, `torch.set_float32_matmul_precision`, the `fp32_precision` of torch's backends (from
+    torch 2.9), and oneDNN's default mode in the environment. None of them touches float64.
+    """
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    if any(os.environ.get(f"{name}_DEFAULT_FPMATH_MODE", "strict").lower() != "strict" for name in ("ONEDNN", "DNNL")):
+        return False
+    onednn: Any = torch.backends.mkldnn
+    places = (torch.backends, onednn, getattr(onednn, "matmul", None), getattr(onednn, "conv", None))
+    if any(getattr(place, "fp32_precision", "none") not in ("none", "ieee") for place in places):
+        return False
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch does not say: older and newer switches contradict each other
+        return False
 
 
 def round_to(x: Tensor, unit: Tensor | float) -> Tensor:
@@ -60,8 +82,8 @@ class OnGrid(nn.Module):
 
     @property
     def accumulates_in(self) -> torch.dtype:
-        """The type that sums are exact in: float32 where the bound allows; on images and off the CPU, float64."""
-        bound = self.bound() if self.weight.device.type == "cpu" else None
+        """The type that sums are exact in: float32 where it is whole and holds the bound; on images, float64."""
+        bound = self.bound() if float32_is_whole(self.weight.device) else None
         return torch.float32 if bound is not None and bound <= FLOAT32 else torch.float64
 
     def forward(self, x: Any) -> Tensor:

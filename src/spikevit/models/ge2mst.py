@@ -63,6 +63,12 @@ class Ge2mSTConfig(ModelConfig):
         for name in ("depths", "mixers", "strides", "windows"):
             if len(getattr(self, name)) != len(self.widths):
                 raise ValueError(f"{name}={getattr(self, name)!r} must have one entry for each stage of widths")
+        if self.grid_bits and not self.power_of_two:
+            raise ValueError(
+                f"grid_bits={self.grid_bits} (exact mode) with power_of_two=False: sums are exact only where Δ = 2^e; "
+                "give power_of_two=True, or leave grid_bits out. A checkpoint of that config was never exact: train it "
+                "on with power_of_two=True (model.start of a recipe)"
+            )
 
     @property
     def expg(self) -> ExpG:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from spikevit.conversion.certificate import Certificate, fingerprint, load_certificate
+from spikevit.conversion.certificate import Certificate, is_of, load_certificate
 from spikevit.models.checkpoint import load_model, read_about
 from spikevit.training.rows import read_rows
 
@@ -129,7 +129,7 @@ def _conversion(directory: Path, checkpoint: Path | None) -> tuple[Certificate |
         if checkpoint is None or checkpoint.name == spiking.name:
             return certificate, spiking
         same_name = checkpoint.name == reference.name  # as that of a run inside may have
-        if same_name and fingerprint(load_model(checkpoint), load_model(spiking)) == certificate.model:
+        if same_name and is_of(certificate, load_model(checkpoint), load_model(spiking)):
             return certificate, spiking
     return None, None
 

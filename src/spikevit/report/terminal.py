@@ -149,7 +149,7 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
 
 def certificate(c: Certificate) -> Group:
     """What was compared, layer by layer, and the verdict."""
-    table = _table(f"Certificate on {c.images} images, {'exact' if c.exact else 'float'} mode")
+    table = _table(f"Certificate on {c.images} images, {'exact mode' if c.exact else 'not exact'}")
     for column in ("layer", "n, G", "compared", "differ", "codes used", "spikes"):
         left = column in ("layer", "n, G")
         table.add_column(column, justify="left" if left else "right", no_wrap=column == "layer")
@@ -158,17 +158,13 @@ def certificate(c: Certificate) -> Group:
         used = f"{layer.distinct} of {layer.codes}{' DEAD' if layer.flagged else ''}"
         code = ExpG.from_plain(*layer.code)
         shape = f"{code.steps}, {code.groups}" + (" by group" if code.order == "group" else "")
-        table.add_row(layer.name, shape, f"{layer.compared:,}", differ, used, f"{layer.spikes:.2f}")
-    dead = sum(layer.flagged for layer in c.layers)
-    verdict = (
-        f"Lossless: 0 of {c.compared:,} codes differ."
-        if c.lossless
-        else f"{c.differing:,} of {c.compared:,} codes differ; {dead} layers are dead."
-    )
+        spikes = f"{layer.spikes:.2f}{' NOT 0 OR 1' if layer.not_binary else ''}"
+        table.add_row(layer.name, shape, f"{layer.compared:,}", differ, used, spikes)
     note = "spikes: a neuron's, for one image, on average."
     same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."
     style = "bold green" if c.lossless else "bold red"
-    return Group(table, Text(note, style="dim"), Text(verdict + same, style=style))
+    why = [Text(f"Not exact: {reason}.", style="dim") for reason in c.reasons]
+    return Group(table, Text(note, style="dim"), *why, Text(c.verdict + same, style=style))
 
 
 def _table(title: str) -> Table:

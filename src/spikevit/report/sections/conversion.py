@@ -32,23 +32,12 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
         codes[layer.name] = layer.distinct, layer.codes
         used = Cell(f"{layer.distinct} of {layer.codes}{', dead' if layer.flagged else ''}", layer.distinct)
         shape = [code.steps, code.groups, code.time_steps, code.order]
-        rows.append([layer.name, *shape, layer.compared, layer.differing, used, number(layer.spikes)])
-    verdict = (
-        f"Lossless: 0 of {c.compared:,} codes differ on {c.images:,} images."
-        if c.lossless
-        else f"Not shown to be lossless: {c.differing:,} of {c.compared:,} codes differ on {c.images:,} images; "
-        f"{sum(layer.flagged for layer in c.layers)} layers are dead."
-    )
+        compared = [layer.compared, layer.differing, used, number(layer.spikes), layer.not_binary]
+        rows.append([layer.name, *shape, *compared])
+    verdict = c.verdict if c.lossless else f"Not shown to be lossless: {c.verdict}"
     heads = (
-        "layer",
-        "n",
-        "G",
-        "T = n·G",
-        "steps fire by",
-        "codes compared",
-        "differ",
-        "codes used",
-        "spikes of a neuron",
+        *("layer", "n", "G", "T = n·G", "steps fire by", "codes compared", "differ", "codes used"),
+        *("spikes of a neuron", "neither 0 nor 1"),
     )
     return {
         "name": shown.name,
@@ -61,7 +50,7 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
         ],
         "layers": table(f"certificate-{place}", "The certificate, layer by layer", heads, rows, sortable=True),
         "files": {
-            "mode": "exact, weights on grids" if c.exact else "float",
+            "mode": "exact: no sum can round" if c.exact else f"not exact: {'; '.join(c.reasons) or 'float'}",
             "SHA-256 of both networks": c.model,
             "SHA-256 of the images": c.data,
             **{name: str(value) for name, value in c.versions.items()},
