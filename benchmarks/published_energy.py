@@ -17,9 +17,11 @@ from functools import cache
 import torch
 
 import spikevit
+from spikevit.profiling.baselines import dense
 from spikevit.profiling.constants import load_constants
-from spikevit.profiling.conventions import Energy, dense, paper, with_rates
-from spikevit.profiling.count import Counts, count_shapes
+from spikevit.profiling.conventions import Energy, paper, with_rates
+from spikevit.profiling.count import count_shapes
+from spikevit.profiling.counts import Counts
 from spikevit.profiling.published import PublishedEnergy, published_energies
 
 TWIN = ("spikformer_8_512", 8.33, 38.340)  # the ANN "Transformer-8-512" of Spikformer's paper: GFLOPs, mJ

@@ -7,7 +7,7 @@ from torch import nn
 
 from spikevit import count
 from spikevit.profiling.check import Rule, check, load_rule, rules
-from spikevit.profiling.count import Counts
+from spikevit.profiling.counts import Counts
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,13 @@ from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.conversion.convert import convert
 from spikevit.conversion.quantise import quantise
 from spikevit.neurons import IF
+from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.check import check, load_rule
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import (
     CONVENTIONS,
     Energy,
-    dense,
-    dense_memory,
     exact,
-    headroom,
-    matched_bits,
     memory,
     neurobench,
     paper,
@@ -32,7 +29,8 @@ from spikevit.profiling.conventions import (
     syops,
     with_rates,
 )
-from spikevit.profiling.count import Counts, NeuronCount, Operand, OperatorCount, OtherCount, Tally, count_shapes
+from spikevit.profiling.count import count_shapes
+from spikevit.profiling.counts import Counts, NeuronCount, Operand, OperatorCount, OtherCount, Tally
 from spikevit.profiling.origins import Origin
 from spikevit.profiling.profile import profile
 from spikevit.profiling.twin import without_spikes

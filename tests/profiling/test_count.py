@@ -12,7 +12,8 @@ from torch import nn
 from spikevit import count, create_model, list_models, record_spikes
 from spikevit.models.registry import model_entry
 from spikevit.profiling.conventions import exact, paper
-from spikevit.profiling.count import Tally, count_shapes
+from spikevit.profiling.count import count_shapes
+from spikevit.profiling.counts import Tally
 
 T, B = 4, 2
 

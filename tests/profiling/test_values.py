@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spikevit.profiling.count import Operand
+from spikevit.profiling.counts import Operand
 from spikevit.profiling.origins import Origin
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Kind, Values
 

@@ -91,7 +91,7 @@ def row(name: str) -> Row:
 
     from spikevit.models import create_model
     from spikevit.models.published import published
-    from spikevit.profiling.conventions import dense
+    from spikevit.profiling.baselines import dense
     from spikevit.profiling.count import count_shapes
     from spikevit.profiling.published import published_energy
 

@@ -21,7 +21,8 @@ from spikevit.conversion.proof import ITSELF, Proof, holds, running
 from spikevit.layers.grid import FLOAT64, OnGrid
 from spikevit.neurons import ExpG, Neuron, NotConvertible, Staircase
 from spikevit.neurons.expg import spiking_
-from spikevit.profiling.count import Counts, count
+from spikevit.profiling.count import count
+from spikevit.profiling.counts import Counts
 from spikevit.profiling.values import REAL
 
 # What may stand between neurons: linear, without weights of its own.

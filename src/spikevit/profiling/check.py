@@ -14,7 +14,7 @@ from typing import Any
 from spikevit.adaptive.adapted import own_name
 from spikevit.errors import unknown
 from spikevit.profiling.constants import read_yaml
-from spikevit.profiling.count import Counts, Operand, OperatorCount, OtherCount
+from spikevit.profiling.counts import Counts, Operand, OperatorCount, OtherCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
 
 # What a rule may forbid: an operator that is no product, and the reason it gives.

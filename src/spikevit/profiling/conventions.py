@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import ceil, inf, log2, sqrt
 
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.count import RATES, SHAPES, SHIFT, VALUES, Counts, Operand, OperatorCount
+from spikevit.profiling.counts import RATES, SHAPES, SHIFT, VALUES, Counts, Operand, OperatorCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Values
 
 FP32 = load_constants("fp32")
@@ -53,7 +52,7 @@ class Energy:
         )
 
 
-def _need(counts: Counts, convention: str, *known: str) -> None:
+def need(counts: Counts, convention: str, *known: str) -> None:
     """Refuses counts that lack what the convention charges: nothing is silently zero."""
     if counts.known not in known:
         what = "firing rates" if RATES in known else "the values of a run"
@@ -79,7 +78,7 @@ def paper(counts: Counts, constants: Constants = FP32, *, stem: str = "every ste
     Args:
         stem: "every step" charges convolutions of a still image T times, as published figures do; "once" as executed.
     """
-    _need(counts, "paper", VALUES, RATES)
+    need(counts, "paper", VALUES, RATES)
     return _total((paper_charge(c, counts, constants, stem=stem) for c in counts.operators), counts.images, constants)
 
 
@@ -99,7 +98,7 @@ def exact(counts: Counts, constants: Constants = FP32, *, integers: str = "add")
     By class of operand, see `charge`; and a shift for each entry that is scaled by a power of two. What is
     executed is charged: a first convolution that all steps share, once.
     """
-    _need(counts, "exact", VALUES)
+    need(counts, "exact", VALUES)
     shifts = Energy(shifts=sum(o.elements for o in counts.elementwise if o.operator == SHIFT), constants=constants)
     parts = (charge(c, constants, integers=integers) for c in counts.operators)
     return _total((shifts, *parts), counts.images, constants)
@@ -134,7 +133,7 @@ def syops(counts: Counts, constants: Constants = FP32) -> Energy:
     Functional matrix products count nothing. Batch norm counts, though it can be folded: two MACs an entry. One AC for
     each update of a neuron.
     """
-    _need(counts, "syops", VALUES)
+    need(counts, "syops", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -153,7 +152,7 @@ def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
     Linear maps and convolutions (not functional products, not token mixing); inputs of −1, 0 and 1 make ACs, any other
     MACs; products of which an operand is zero, or that meet padding, do not count.
     """
-    _need(counts, "neurobench", VALUES)
+    need(counts, "neurobench", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -172,7 +171,7 @@ def memory(counts: Counts, constants: Constants = FP32) -> Energy:
     each of its outputs is stored once. A neuron's update fetches and stores its membrane potential, and every spike is
     stored once. Widths and cost of an access are in the constants.
     """
-    _need(counts, "memory", VALUES)
+    need(counts, "memory", VALUES)
     word, spike = constants.access(constants.bits), constants.access(constants.spike_bits)
     parts = []
     for c in counts.operators:
@@ -194,90 +193,6 @@ CONVENTIONS: dict[str, Callable[[Counts, Constants], Energy]] = {
     "neurobench": neurobench,
     "memory": memory,
 }
-
-
-# --- the same network without spikes ----------------------------------------------------------------------------------
-
-
-def dense(counts: Counts, constants: Constants = FP32, *, bits: int | None = None, skip_zeros: bool = False) -> Energy:
-    """The same network as an ANN: every product in bounds once, not at T steps, as a MAC.
-
-    Args:
-        bits: of its activations behind the first convolution; None: full width. Fewer bits make fewer partial products
-            in the multiplier (`Constants.narrow`); T steps of spikes carry as much as ⌈log2(T + 1)⌉ bits.
-        skip_zeros: products behind the first convolution with a factor of zero are left out, as spikes leave them out.
-            An activation is zero where the spiking network's is at every time step.
-
-    Raises:
-        ValueError: skip_zeros with counts of shapes alone, or of a network whose time steps are not known.
-    """
-    stem, others = _products(counts, skip_zeros)
-    if bits is None:
-        return Energy(macs=stem + others, constants=constants)
-    return Energy(macs=stem, acs=others, other_pj=others * constants.narrow(bits), constants=constants)
-
-
-def dense_memory(
-    counts: Counts, constants: Constants = FP32, *, bits: int | None = None, skip_zeros: bool = False
-) -> Energy:
-    """`dense`, and the data movement that `memory` charges for MACs.
-
-    Each product fetches its weight and its activation, of `bits` bits behind the first convolution, and each output of
-    the one pass is stored once.
-    """
-    e = dense(counts, constants, bits=bits, skip_zeros=skip_zeros)
-    stem, others = _products(counts, skip_zeros)
-    word, activation = constants.access(constants.bits), constants.access(bits or constants.bits)
-    outputs = sum(c.tally.outputs / _passes(c, counts) for c in counts.operators) / counts.images
-    return replace(e, other_pj=e.other_pj + (stem + others + outputs) * word + stem * word + others * activation)
-
-
-def _passes(c: OperatorCount, counts: Counts) -> int:
-    """How many times as often the product ran as in one pass: T, but for a first convolution that is shared."""
-    return counts.time_steps if counts.frames or not c.stem else 1
-
-
-def _products(counts: Counts, skip_zeros: bool = False) -> tuple[float, float]:
-    """Products of one pass, per image: of the first convolutions, and all others."""
-    if skip_zeros:
-        _need(counts, "skip_zeros", VALUES)
-        if not counts.one_pass:
-            raise ValueError(
-                "skip_zeros needs to know which activations are zero at every time step, and this network's time steps "
-                "are not known to the counter"
-            )
-    stem = sum(c.tally.inbounds / _passes(c, counts) for c in counts.operators if c.stem)
-    behind = [c for c in counts.operators if not c.stem]
-    others = sum(c.tally.once if skip_zeros else c.tally.inbounds / _passes(c, counts) for c in behind)
-    return stem / counts.images, others / counts.images
-
-
-def matched_bits(time_steps: int) -> int:
-    """Bits of an activation that carry what T steps of spikes do."""
-    return ceil(log2(time_steps + 1))
-
-
-def headroom(counts: Counts, baseline: Energy) -> float:
-    """How many times as active all operands could be until the spiking network costs what `baseline` does (`exact`).
-
-    Were every operand f times as often non-zero, products with weights would cost f times as many accumulates, and
-    products of two activations f². The rest F (first convolution, products of real values, shifts) stays:
-
-        F + f·A + f²·B = baseline
-
-    A and B are those of this network's own operands, sums of spikes included. Below 1 it costs more than the baseline
-    already; 0 where F alone does; ∞ where there is no accumulate.
-    """
-    c = baseline.constants
-    spent = exact(counts, c)
-    pairs = sum(charge(o, c).acs for o in counts.operators if len(o.operands) > 1) / counts.images * c.add
-    single = spent.acs * c.add - pairs
-    left = baseline.mj * 1e9 - (spent.mj * 1e9 - single - pairs)
-    if left <= 0:
-        return 0.0
-    if not pairs:
-        return left / single if single else inf
-    return (sqrt(single**2 + 4 * pairs * left) - single) / (2 * pairs)
 
 
 # --- from published rates, without a run ------------------------------------------------------------------------------

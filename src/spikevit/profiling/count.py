@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
-from math import frexp, prod
+from dataclasses import replace
+from math import frexp
 from typing import Any
 
 import torch
@@ -20,190 +20,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spikevit.attention.mixer import Mixer
 from spikevit.models import SpikingModel
 from spikevit.neurons import SomeSteps, SpikeTrain, Staircase
+from spikevit.profiling.counts import (
+    SHAPES,
+    SHIFT,
+    VALUES,
+    Counts,
+    NeuronCount,
+    Operand,
+    OperatorCount,
+    OtherCount,
+    Tally,
+)
+from spikevit.profiling.measure import measure, once_products
 from spikevit.profiling.observe import FIRING, fired, seen, spikes_of
-from spikevit.profiling.operators import PRODUCTS, Product, dense_macs, spread_of, work_of
+from spikevit.profiling.operators import PRODUCTS, Product, work_of
 from spikevit.profiling.origins import Origin, Origins
-from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-SHIFT = "shift"  # what an entry costs that is scaled by a power of two
 KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the spread
 COMPARISONS = ("ge", "gt", "le", "lt", "heaviside", "sign")  # inside a module: neurons that are not ours
-VALUES, RATES, SHAPES = "values", "rates", "shapes"
-
-
-@dataclass
-class Tally:
-    """Numbers of one operator, summed over calls.
-
-    macs: multiply-accumulates of the dense operation, padding included. inbounds: those that do not meet padding.
-    active: those of inbounds whose two entries, weights too, are not zero. weighted: the same, each weighted with the
-    size of the first, of the second data operand's entry (of whole-number codes: how many additions it stands for).
-    once: active ones of one pass over all time steps, an entry being zero there if it is zero at every step.
-    outputs: entries that came out. nonzero, size: of each data operand.
-    """
-
-    calls: int = 0
-    macs: int = 0
-    inbounds: int = 0
-    active: int = 0
-    weighted: tuple[float, float] = (0.0, 0.0)
-    outputs: int = 0
-    nonzero: tuple[int, int] = (0, 0)
-    size: tuple[int, int] = (0, 0)
-    once: int = 0
-
-    def __iadd__(self, other: Tally) -> Tally:
-        for f in fields(self):
-            mine, more = getattr(self, f.name), getattr(other, f.name)
-            both = tuple(map(sum, zip(mine, more, strict=True))) if isinstance(mine, tuple) else mine + more
-            setattr(self, f.name, both)
-        return self
-
-
-@dataclass
-class Operand:
-    """Data that went into a product. values: which; origin: what made it."""
-
-    values: Values = field(default_factory=Values)
-    origin: Origin = field(default_factory=lambda: Origin(""))
-
-    @property
-    def kind(self) -> Kind:
-        """Class of all values that were seen; of a silent neuron's, that of spikes."""
-        kind = self.values.kind
-        return Kind(BINARY) if kind.name == UNKNOWN and self.origin.operator == "neuron" else kind
-
-
-@dataclass
-class OperatorCount:
-    """What one product of one module did, over all calls: a convolution, a linear map, or a product of activations.
-
-    Weights are not data: convolution and linear map have one operand, a product of two activations has two.
-    folded_norm: the module's batch norm is part of the weight. layer: the module is a linear map or a convolution, not
-    one that multiplies with a parameter of its own. head: it is the last product with a weight, and no neurons follow:
-    what the network reads out.
-    """
-
-    module: str
-    operator: str
-    operands: list[Operand] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    folded_norm: bool = False
-    layer: bool = True
-    head: bool = False
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the dense operation, padding included."""
-        return self.tally.macs
-
-    @property
-    def calls(self) -> int:
-        """How often it ran."""
-        return self.tally.calls
-
-    def rate(self, i: int = 0) -> float:
-        """Share of non-zero entries of the i-th operand: for spikes, the firing rate."""
-        return self.tally.nonzero[i] / self.tally.size[i] if self.tally.size[i] else 0.0
-
-    @property
-    def stem(self) -> bool:
-        """Whether it works on the image itself."""
-        return any(operand.origin.operator == "image" for operand in self.operands)
-
-
-@dataclass
-class NeuronCount:
-    """A layer of neurons: membrane updates (neurons · steps), and spikes, summed over images.
-
-    parts: updates and spikes of q, k, v, …, where one call of neurons gives them all.
-    """
-
-    module: str
-    updates: int = 0
-    spikes: int = 0
-    parts: dict[str, NeuronCount] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> float:
-        """Share of the updates that fired."""
-        return self.spikes / self.updates if self.updates else 0.0
-
-    def add(self, updates: int, spikes: int) -> None:
-        """More of both."""
-        self.updates += updates
-        self.spikes += spikes
-
-
-@dataclass
-class OtherCount:
-    """An operator that is no product. work: its list in operators.yaml; origin: of its input; elements: it gave."""
-
-    module: str
-    operator: str
-    work: str
-    origin: Origin
-    calls: int = 0
-    elements: int = 0
-    remark: str = ""
-    values: Values = field(default_factory=Values)
-
-
-@dataclass
-class Counts:
-    """What a run over `images` images executed. Lists are in order of execution.
-
-    time_steps: of the run, those of its frames where it had frames.
-    known: "values" of a run; "shapes" alone (`count_shapes`); or "rates" that were given for shapes (`with_rates`).
-    one_pass: whether `Tally.once` is known; not of a network of several time steps that is not ours.
-    elementwise: additions, norms, pools, activation functions: no convention charges them, except batch norm.
-    frames: the first convolution ran at every step by itself, as of sequences of images; of a still one it is shared.
-    uncounted: operators on data that this counter does not know, and so what the totals lack.
-    batches: images and tallies of single batches, in the order of `operators`, for the spread.
-    """
-
-    images: int = 0
-    time_steps: int = 1
-    frames: bool = False
-    known: str = VALUES
-    one_pass: bool = True
-    operators: list[OperatorCount] = field(default_factory=list)
-    neurons: list[NeuronCount] = field(default_factory=list)
-    elementwise: list[OtherCount] = field(default_factory=list)
-    uncounted: list[OtherCount] = field(default_factory=list)
-    batches: list[tuple[int, dict[int, Tally], dict[str, NeuronCount]]] = field(default_factory=list)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of all products as dense operations, padding included."""
-        return sum(c.macs for c in self.operators)
-
-    def per_batch(self) -> Iterator[Counts]:
-        """The counts of single batches; operands are classed by the whole run."""
-        for images, tallies, neurons in self.batches:
-            yield Counts(
-                images,
-                self.time_steps,
-                self.frames,
-                self.known,
-                self.one_pass,
-                [replace(c, tally=tallies[i]) for i, c in enumerate(self.operators) if i in tallies],
-                list(neurons.values()),
-            )
-
-    @property
-    def firing_rate(self) -> float:
-        """Share of all (step, neuron) cells that fired."""
-        updates = sum(n.updates for n in self.neurons)
-        return sum(n.spikes for n in self.neurons) / updates if updates else 0.0
-
-    @property
-    def activity(self) -> float:
-        """Share of the products in bounds, behind the first convolution, of which no factor is zero."""
-        behind = [c.tally for c in self.operators if not c.stem]
-        inbounds = sum(tally.inbounds for tally in behind)
-        return sum(tally.active for tally in behind) / inbounds if inbounds else 0.0
 
 
 class _Counter(TorchDispatchMode):
@@ -292,11 +127,11 @@ class _Counter(TorchDispatchMode):
             operand.origin = self.origins[product.operands[i]] or operand.origin
         self.head = key if len(data) == 1 and not record.stem else None
         with _named(operator, module):
-            tally = _measure(product, out, data, record.operands)
+            tally = measure(product, out, data, record.operands)
             steps = [operand.origin.steps for operand in record.operands]
             tally.once = tally.active
             if max(steps) > 1 and not out.is_meta:
-                once = _once(product, out, data, steps)
+                once = once_products(product, out, data, steps)
                 self.one_pass &= once is not None
                 tally.once = once or 0
         record.tally += tally
@@ -407,95 +242,6 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _tensors(value)
-
-
-def _measure(product: Product, out: Tensor, data: list[int], operands: list[Operand]) -> Tally:
-    """One call: how many of its multiplications have non-zero operands. data: which of the two tensors are data."""
-    macs = dense_macs(product, out)
-    tally = Tally(1, macs, macs, outputs=out.numel())
-    nonzero, size, weighted = [0, 0], [0, 0], [0.0, 0.0]
-    for n, i in enumerate(data):
-        x, operand = product.operands[i], operands[n]
-        size[n] = x.numel()
-        if not x.is_meta:
-            nonzero[n] = operand.values.add(x, spikes=operand.origin.operator == "neuron")
-    if product.operator == "conv":
-        tally.inbounds = product.operands[0].shape[:2].numel() * int(spread_of(product, out).sum())
-    if not out.is_meta:
-        tally.active, *weighted = _active(product, out, data, operands)
-    tally.nonzero, tally.size, tally.weighted = tuple(nonzero), tuple(size), tuple(weighted)  # type: ignore[assignment]
-    return tally
-
-
-def _active(product: Product, out: Tensor, data: list[int], operands: list[Operand]) -> tuple[int, float, float]:
-    """Products in bounds of two non-zero entries; the same weighted with the first, the second data operand's size.
-
-    A weight of zero is no connection: it counts for nothing. Without one, sums over the entries are enough.
-    """
-    looks = [_Look(x, operands[data.index(i)] if i in data else None) for i, x in enumerate(product.operands)]
-    if product.operator == "conv":
-        x, weight = looks
-        if weight.full:
-            meets = spread_of(product, out)
-            return int((x.fired((0, 1)) * meets).sum()), float((x.sizes((0, 1)) * meets).sum()), 0.0
-        fired, there = x.x.ne(0).double(), weight.x.ne(0).double()
-        sums = [product.again(there)(x.x.abs().double()), product.again(weight.x.abs().double())(fired)]
-        sizes = [float(sums[i].sum()) for i in data] + [0.0]
-        return int(product.again(there)(fired).sum()), sizes[0], sizes[1]
-    a, b = looks
-    a_fired, b_fired = a.fired((-2,)), b.fired((-1,))
-    by_size = {0: (a.sizes((-2,)) * b_fired).sum(), 1: (a_fired * b.sizes((-1,))).sum()}
-    weighted = [float(by_size[i]) for i in data] + [0.0]
-    return int((a_fired * b_fired).sum()), weighted[0], weighted[1]
-
-
-def _once(product: Product, out: Tensor, data: list[int], steps: list[int]) -> int | None:
-    """Active products of one pass: each data operand is non-zero where it is at any of its `steps`.
-
-    None: where operands have different numbers of steps, or their first axis is not that of time.
-    """
-    most = max(steps)
-    found: list[Tensor] = []
-    for i, x in enumerate(product.operands):
-        batched = x.dim() > 2 and product.operator == "matmul"
-        if i in data and steps[data.index(i)] == most:
-            if len(x) % most or not (i == 0 or batched):
-                return None
-            x = x.unflatten(0, (most, -1)).ne(0).any(0).to(x.dtype)
-        elif batched:  # the same at every step
-            x = x[: len(x) // most]
-        found.append(x)
-    ones = [Operand(Values({"1": 1.0})) for _ in data]
-    return _active(replace(product, operands=(found[0], found[1])), out, data, ones)[0]
-
-
-class _Look:
-    """A tensor that goes into a product: sums over some axes of what is not zero. operand: what is known of data."""
-
-    def __init__(self, x: Tensor, operand: Operand | None):
-        self.x, self.values = x, operand.values if operand else None
-        self.full = operand is None and int(x.count_nonzero()) == x.numel()
-
-    def fired(self, over: tuple[int, ...]) -> Tensor:
-        """How many entries are not zero (float64)."""
-        if self.full:
-            shape = [n for i, n in enumerate(self.x.shape) if i not in {d % self.x.dim() for d in over}]
-            return torch.full(shape, float(prod(self.x.shape[d] for d in over)), device=self.x.device).double()
-        single = self.values.single if self.values else None
-        if single is None:
-            return self.x.ne(0).sum(over).double()
-        return (self._sum(self.x, over) / single).round_()  # spikes: their sum is their number, exactly
-
-    def sizes(self, over: tuple[int, ...]) -> Tensor:
-        """The sum of their absolute values (float64), where that is asked for: not of real values."""
-        if self.values is None or self.values.distinct is None:
-            return torch.zeros((), dtype=torch.float64, device=self.x.device)
-        return self._sum(self.x if self.values.single else self.x.abs(), over).abs_()
-
-    @staticmethod
-    def _sum(x: Tensor, over: tuple[int, ...]) -> Tensor:
-        many = prod(x.shape[d] for d in over) > 2**20  # float32 would round
-        return x.sum(over, dtype=torch.float64 if many else torch.promote_types(x.dtype, torch.float32)).double()
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from spikevit.profiling.count import LAYERS, Counts
+from spikevit.profiling.count import LAYERS
+from spikevit.profiling.counts import Counts
 
 
 def metrics(model: nn.Module, counts: Counts) -> dict[str, float]:

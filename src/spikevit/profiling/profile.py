@@ -14,18 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.conventions import (
-    CONVENTIONS,
-    Energy,
-    charge,
-    dense,
-    dense_memory,
-    headroom,
-    matched_bits,
-    paper_charge,
-)
-from spikevit.profiling.count import SHIFT, Counts, count
+from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
+from spikevit.profiling.count import count
+from spikevit.profiling.counts import SHIFT, Counts
 from spikevit.profiling.metrics import metrics
 from spikevit.profiling.twin import without_spikes
 

@@ -14,7 +14,8 @@ from spikevit.data import DataInfo
 from spikevit.models import SpikingModel
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import exact, paper
-from spikevit.profiling.count import Counts, count
+from spikevit.profiling.count import count
+from spikevit.profiling.counts import Counts
 from spikevit.profiling.profile import NOTE, csv_of
 from spikevit.training.evaluate import Score, as_input, evaluate, evaluating, in_order
 

@@ -17,7 +17,7 @@ from spikevit.conversion.planner import Plan
 from spikevit.models import SpikingModel
 from spikevit.neurons import ExpG
 from spikevit.profiling.check import Check
-from spikevit.profiling.count import SHIFT
+from spikevit.profiling.counts import SHIFT
 from spikevit.profiling.profile import NOTE, Report, energy_unit
 
 
