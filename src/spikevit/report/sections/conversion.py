@@ -35,10 +35,8 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
         compared = [layer.compared, layer.differing, used, number(layer.spikes), layer.not_binary]
         rows.append([layer.name, *shape, *compared])
     verdict = c.verdict if c.lossless else f"Not shown to be lossless: {c.verdict}"
-    heads = (
-        *("layer", "n", "G", "T = n·G", "steps fire by", "codes compared", "differ", "codes used"),
-        *("spikes of a neuron", "neither 0 nor 1"),
-    )
+    of_code = ("n", "G", "T = n·G", "order")
+    heads = ("layer", *of_code, "codes", "differ", "codes used", "spikes a neuron", "not 0 or 1")
     return {
         "name": shown.name,
         "missing": [],
