@@ -22,7 +22,7 @@ class Constant:
         self.known: dict[Any, tuple[Tensor, Tensor]] = {}  # products of all tokens, and which of them are computed
 
     def linear(self, layer: Any, weight: Tensor, bias: Tensor | None, active: Tensor) -> Tensor:
-        """W x + b of that layer, right for tokens `active` (B, N): of each, multiplied when it first comes, then known."""
+        """W x + b of that layer, right for tokens `active` (B, N): multiplied as each first comes, then known."""
         product, computed = self.known.get(layer, (None, torch.zeros_like(active)))
         new = (active & ~computed).flatten().nonzero().flatten()
         if len(new) == active.numel():
