@@ -138,7 +138,7 @@ def main() -> None:
     blocks = sum(c.macs for c in count(model, images).operators if c.module.startswith("blocks."))
     row("half the tokens halted: encoder", sum(inside) / blocks, ratio(halted, fixed, args.repeats))
     row(
-        "half the tokens halted: whole model, one-step stem",
+        "half the tokens halted: whole model, integrating front",
         counts.macs / full,
         ratio(whole, lambda: model(images), args.repeats),
     )

@@ -303,25 +303,28 @@ def test_identical_tokens_are_merged_without_loss():
     assert merging.run(x)[1].mean() < 0.7 * merging.cells
 
 
-def test_skipped_work_is_not_counted():
-    """The MACs of the blocks' linear maps are those of the tokens that visited them, and once those of all tokens.
+@pytest.mark.parametrize("over", OVER)
+def test_skipped_work_is_not_counted(over):
+    """The MACs of the blocks' linear maps are those of the tokens that visited them, and once those that ever did.
 
-    What comes out of the front is the same at every step: every map of it runs once, for all tokens. In front of the
-    first projection nothing is added to it yet.
+    What comes out of the front is the same at every step: every map of it runs once, for the tokens that come there. In
+    front of the first projection nothing is added to it yet.
     """
     model, x = make("spikformer_tiny"), images()
-    halting = add_halting(model, **SOME)
-    visits = [0, 0]
+    halting = add_halting(model, over=over, **(SOME if over == "steps" else SOON))
+    visits, ever = [0, 0], torch.zeros(2, 64, dtype=torch.bool)
     for cell, _ in cells(halting, x):
         visits[cell.depth] += len(cell.tokens)
+        ever[cell.depth, cell.tokens.index] = True
     work: dict[str, int] = {}
     for c in count(halting, x).operators:
         work[c.module] = work.get(c.module, 0) + c.macs
-    everyone = 4 * 16
+    assert ever[0].all() and not (over == "both" and ever[1].all())
     for depth in (0, 1):
-        assert work[f"model.blocks.{depth}.mlp.fc1"] == (visits[depth] + everyone) * 64 * 256
+        once = int(ever[depth].sum())
+        assert work[f"model.blocks.{depth}.mlp.fc1"] == (visits[depth] + once) * 64 * 256
         assert work[f"model.blocks.{depth}.mlp.fc2"] == visits[depth] * 256 * 64
-        assert work[f"model.blocks.{depth}.attn.proj_in"] == (visits[1] * depth + everyone) * 64 * 192
+        assert work[f"model.blocks.{depth}.attn.proj_in"] == (visits[1] * depth + once) * 64 * 192
 
 
 def test_what_is_multiplied_at_every_step_are_sums_of_spikes():
@@ -367,12 +370,15 @@ def test_steady():
     assert torch.equal(steady + 1, whole + 1) and torch.equal(steady[..., 0], whole[..., 0])
     for layer in layers:
         torch.testing.assert_close(layer(steady), layer(whole), rtol=0, atol=1e-12)
+    other = Gathered(active ^ torch.tensor([False, True, True]))  # two tokens are new, of the others some are left
+    for layer in layers:
+        torch.testing.assert_close(layer(Steady(constant, other)), layer(other.rows(x)), rtol=0, atol=1e-12)
     torch.testing.assert_close(torch.nn.functional.linear(steady, x[0, 0] * 2), whole @ x[0, 0].T * 2)
     constant.x = torch.full_like(x, torch.nan)  # nobody multiplies it again
     fewer, keep = Gathered(active & torch.tensor([False, True, True])), torch.tensor([False, True, False, True])
     for layer in layers:
         torch.testing.assert_close(layer(steady.only(keep, fewer)), layer(whole[:, keep]), rtol=0, atol=1e-12)
-    assert layers[2].bn is None and len(seen) == 4, "hooks see linear maps that batch norm was folded into"
+    assert layers[2].bn is None and len(seen) == 6, "hooks see linear maps that batch norm was folded into"
 
 
 def test_gathered_equals_masked_where_steps_are_closed():

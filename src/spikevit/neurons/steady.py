@@ -1,6 +1,6 @@
 """A residual stream of which one part is the same at every time step: linear maps multiply that part once.
 
-W (X̄ + s) + b = (W X̄ + b) + W s, the first bracket known after the first step. Where s is a sum of spikes, so is what is
+W (X̄ + s) + b = (W X̄ + b) + W s, the bracket known after the first step. Where s is a sum of spikes, so is what is
 left to multiply, whatever numbers X̄ holds.
 """
 
@@ -19,13 +19,20 @@ class Constant:
 
     def __init__(self, x: Tensor):
         self.x = x
-        self.known: dict[Any, Tensor] = {}
+        self.known: dict[Any, tuple[Tensor, Tensor]] = {}  # products of all tokens, and which of them are computed
 
-    def linear(self, layer: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """W x + b of that layer: multiplied when it is first asked for, recalled from then on."""
-        if layer not in self.known:
-            self.known[layer] = F.linear(self.x, weight, bias)
-        return self.known[layer]
+    def linear(self, layer: Any, weight: Tensor, bias: Tensor | None, active: Tensor) -> Tensor:
+        """W x + b of that layer, right for tokens `active` (B, N): multiplied as each first comes, then known."""
+        product, computed = self.known.get(layer, (None, torch.zeros_like(active)))
+        new = (active & ~computed).flatten().nonzero().flatten()
+        if len(new) == active.numel():
+            product = F.linear(self.x, weight, bias)
+        elif len(new) or product is None:
+            rows = F.linear(self.x.flatten(0, 2)[new], weight, bias)
+            product = rows.new_zeros(*self.x.shape[:-1], len(weight)) if product is None else product
+            product = product.flatten(0, 2).index_copy(0, new, rows).view_as(product)
+        self.known[layer] = product, computed | active
+        return product
 
 
 class Steady:
@@ -35,7 +42,7 @@ class Steady:
     sum (`dense`), so that the result is always that of the whole tensor.
 
     Args:
-        constant: of all tokens. tokens: `rows(x)` are those of the active ones (`layers.tokens.Gathered`).
+        constant: of all tokens. tokens: which are `active`, and `rows` of them (`layers.tokens.Gathered`).
         rest: what was added, None for nothing yet.
     """
 
@@ -50,7 +57,7 @@ class Steady:
     def linear(self, layer: Any, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """W (constant + rest) + b. layer: what these weights are known by, at this step and the others."""
         moving = None if self.rest is None else F.linear(self.rest, weight)
-        rows = self.tokens.rows(self.constant.linear(layer, weight, bias))
+        rows = self.tokens.rows(self.constant.linear(layer, weight, bias, self.tokens.active))
         return rows if moving is None else rows + moving
 
     def only(self, keep: Tensor, tokens: Any) -> Steady:
