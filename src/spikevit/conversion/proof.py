@@ -17,8 +17,7 @@ largest power of two that divides them all.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import reduce
 from math import inf, log2, prod
@@ -26,11 +25,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikevit.layers.grid import FLOAT32, FLOAT64, float32_is_whole
 from spikevit.neurons import Staircase
-from spikevit.profiling.operators import PRODUCTS, Product, work_of
+from spikevit.profiling.operators import PRODUCTS, Product, Watch, tensors_in, work_of
 from spikevit.profiling.origins import Origins
 
 HOLDS = {torch.float64: FLOAT64, torch.float32: FLOAT32, torch.float16: 2**11, torch.bfloat16: 2**8}
@@ -110,8 +108,8 @@ class _Enough(Exception):
     """Nothing more is to be seen in this run."""
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operator, those that consist of others in their parts; `running` are the modules that run."""
+class _ModelWatch(Watch):
+    """Sees every operator of a model; `running` are the modules that run."""
 
     running: list[str]
 
@@ -119,23 +117,8 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.model = model
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func not in PRODUCTS and torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), "CompositeImplicitAutograd"
-        ):
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        return self.call(func, args, kwargs)
 
-    @abstractmethod
-    def call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """Runs one operator."""
-
-
-class Proof(_Watch):
+class Proof(_ModelWatch):
     """Follows a model: `sums` has the largest of every module, `reasons` the modules in which something rounds.
 
         proof = Proof(model); proof.look(images); ...; proof.conclude()
@@ -189,14 +172,14 @@ class Proof(_Watch):
 
     def call(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Runs one operator and says what its output can hold."""
-        data = [n for x in _tensors((args, tuple(kwargs.values()))) if (n := self.numbers[x]) is not None]
+        data = [n for x in tensors_in((args, tuple(kwargs.values()))) if (n := self.numbers[x]) is not None]
         if not data or self.running[-1] in self.neurons:
             return func(*args, **kwargs)
         still_the_image = func not in PRODUCTS and all(n is IMAGE for n in data)
         result = (lambda _: IMAGE) if still_the_image else self._rule(func, args, kwargs)  # before anything is changed
         out = func(*args, **kwargs)
         numbers = result(out)
-        for x in _tensors((out,)):
+        for x in tensors_in((out,)):
             part = func._schema.is_mutable and x.numel() * x.element_size() < x.untyped_storage().nbytes()
             beside = part and numbers is not IMAGE  # of what was not changed
             self.numbers[x] = numbers.beside(self.numbers[x] or NOWHERE) if beside else numbers
@@ -299,7 +282,7 @@ class Proof(_Watch):
 
     def _move(self, func: Any, name: str, args: tuple, kwargs: dict) -> Callable[[Tensor], Numbers]:
         """Entries are chosen, those of constants too."""
-        operands = [x for x in _tensors((args, tuple(kwargs.values()))) if x.is_floating_point()]
+        operands = [x for x in tensors_in((args, tuple(kwargs.values()))) if x.is_floating_point()]
         if name == "copy":
             operands = operands[1:]
         named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
@@ -336,7 +319,7 @@ class Proof(_Watch):
                 self._because(outgrown(theirs), name)
 
 
-class Types(_Watch):
+class Types(_ModelWatch):
     """Sees in which types a model adds up: `narrowest`, by module."""
 
     def __init__(self, model: nn.Module):
@@ -354,7 +337,7 @@ class Types(_Watch):
         out = func(*args, **kwargs)
         if func in PRODUCTS or is_sum(work_of(func)[0]):
             name = self.running[-1]
-            seen = [x.dtype for x in _tensors((*args, out)) if x.is_floating_point()]
+            seen = [x.dtype for x in tensors_in((*args, out)) if x.is_floating_point()]
             self.narrowest[name] = min([*seen, self.narrowest.get(name, torch.float64)], key=holds)
         return out
 
@@ -408,11 +391,3 @@ def _rows(weight: Tensor, *, right: bool, conv: bool, transposed: bool) -> Tenso
     if conv:
         return weight.detach().flatten()[None] if transposed else weight.detach().flatten(1)
     return (weight.mT if right else weight).detach().reshape(-1, weight.shape[-2 if right else -1])
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikevit.attention.mixer import Mixer
 from spikevit.models import SpikingModel
@@ -33,7 +32,7 @@ from spikevit.profiling.counts import (
 )
 from spikevit.profiling.measure import measure, once_products
 from spikevit.profiling.observe import FIRING, fired, seen, spikes_of
-from spikevit.profiling.operators import PRODUCTS, Product, work_of
+from spikevit.profiling.operators import PRODUCTS, Product, Watch, tensors_in, work_of
 from spikevit.profiling.origins import Origin, Origins
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -41,7 +40,7 @@ KEPT_BATCHES = 1000  # of which the numbers of single batches are kept, for the 
 COMPARISONS = ("ge", "gt", "le", "lt", "heaviside", "sign")  # inside a module: neurons that are not ours
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Watch):
     """Sees every operator; `running` are the modules that run, the innermost last, each with its operators so far."""
 
     def __init__(self, modules: dict[str, nn.Module], time_steps: int) -> None:
@@ -62,18 +61,10 @@ class _Counter(TorchDispatchMode):
         self.head: tuple[str, str, int] | None = None  # the last product with a weight, until neurons follow it
         self.one_pass = True
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func not in PRODUCTS and torch._C._dispatch_has_kernel_for_dispatch_key(
-            func.name(), "CompositeImplicitAutograd"
-        ):
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        inputs = list(_tensors(args))
+    def call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        inputs = list(tensors_in(args))
         values_first = sorted(inputs, key=lambda x: not x.is_floating_point())  # then indices and masks
-        origin = self.origins.first(values_first) or self.origins.first(_tensors(kwargs.values()))
+        origin = self.origins.first(values_first) or self.origins.first(tensors_in(kwargs.values()))
         steps = max((o.steps for x in inputs if (o := self.origins[x])), default=1)
         out = func(*args, **kwargs)
         if origin is None:
@@ -94,7 +85,7 @@ class _Counter(TorchDispatchMode):
             origin = Origin(name, self.running[-1][0], steps)
         elif steps > origin.steps:
             origin = origin._replace(steps=steps)
-        for tensor in _tensors((out,)):
+        for tensor in tensors_in((out,)):
             self.origins[tensor] = origin
         return out
 
@@ -157,7 +148,7 @@ class _Counter(TorchDispatchMode):
             (module, operator, remark), OtherCount(module, operator, work, origin, remark=remark)
         )
         record.calls += 1
-        record.elements += next((tensor.numel() for tensor in _tensors((out,))), 0)  # not indices or statistics
+        record.elements += next((tensor.numel() for tensor in tensors_in((out,))), 0)  # not indices or statistics
         if name.endswith(" pool") and not inputs[0].is_meta:
             with _named(name, module):
                 record.values.add(inputs[0])
@@ -236,14 +227,6 @@ def _dims(x: Tensor, args: tuple) -> list[int]:
     return [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
 @torch.no_grad()
 def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
     """Runs the model over batches of images (or one batch) and counts its operators.
@@ -281,7 +264,7 @@ def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
                 counter.time_steps = counts.time_steps = taken
                 counter.origins.forget()
                 counter.batch, counter.batch_neurons, counter.head = {}, {}, None
-                for x in _tensors(inputs):
+                for x in tensors_in(inputs):
                     counter.origins[x] = Origin("image", steps=taken if frames else 1)
                 try:
                     model(*inputs)
