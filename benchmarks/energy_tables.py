@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -35,27 +36,28 @@ def conventions(report: Report) -> None:
 
 
 def side_by_side(reports: list[Report]) -> None:
-    def row(name: str, cells) -> None:
-        print(f"| {name} | {' | '.join(cells)} |")
-
     row("", NAMES)
     print(f"|---|{'---:|' * len(reports)}")
     for name in reports[0].costs:
         row(name, (f"{r.costs[name].energy.mj * 1e3:.3g}" for r in reports))
+    kinds = ("ANN", "ANN, zeros skipped", "n-bit ANN", "n-bit ANN, zeros skipped")
     print()
-    row("", NAMES)
-    print(f"|---|{'---:|' * len(reports)}")
-    row("neurons fire, % of steps", (f"{100 * r.counts.firing_rate:.1f}" for r in reports))
-    row("products without a zero factor, %", (f"{100 * r.counts.activity:.1f}" for r in reports))
-    opponents = [r.opponents() for r in reports]
-    for i, kind in enumerate(("ANN", "ANN, zeros skipped", "n-bit ANN", "n-bit ANN, zeros skipped")):
-        row(f"spikes ÷ {kind}", (f"{rows[i]['ratio']:.2f}" for rows in opponents))
-    for i, kind in enumerate(("ANN", "ANN, zeros skipped", "n-bit ANN", "n-bit ANN, zeros skipped")):
-        row(f"with memory: spikes ÷ {kind}", (f"{rows[i]['memory_ratio']:.2f}" for rows in opponents))
-    for i, kind in ((0, "ANN"), (2, "n-bit ANN")):
-        row(f"as much as the {kind} at × the activity", (f"{rows[i]['activity']:.2f}" for rows in opponents))
-        rates = (rows[i]["firing_rate"] for rows in opponents)
-        row("that is, neurons fire at, %", ("–" if rate is None else f"{100 * rate:.1f}" for rate in rates))
+    row("spikes ÷", ("neurons fire, %", "products without a zero, %", *kinds))
+    print(f"|---|{'---:|' * 6}")
+    for name, r in zip(NAMES, reports, strict=True):
+        rates = (f"{100 * rate:.1f}" for rate in (r.counts.firing_rate, r.counts.activity))
+        row(name.replace("&shy;", ""), (*rates, *(f"{o['ratio']:.2f}" for o in r.opponents())))
+    print()
+    row("with memory: spikes ÷", (*kinds, "as much as the ANN at, %", "as much as the n-bit ANN at, %"))
+    print(f"|---|{'---:|' * 6}")
+    for name, r in zip(NAMES, reports, strict=True):
+        opponents = r.opponents()
+        rates = ("–" if (o := opponents[i]["firing_rate"]) is None else f"{100 * o:.1f}" for i in (0, 2))
+        row(name.replace("&shy;", ""), (*(f"{o['memory_ratio']:.2f}" for o in opponents), *rates))
+
+
+def row(name: str, cells: Iterable[str]) -> None:
+    print(f"| {name} | {' | '.join(cells)} |")
 
 
 def main() -> None:
