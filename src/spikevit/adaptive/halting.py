@@ -343,8 +343,9 @@ class Halting(Adapted):
     def _merge(self, e: Tensor, stays: Tensor, tokens: Gathered) -> tuple[Tensor, Tensor]:
         """Which tokens another one will stand for, and the row of that one, (n,) each.
 
-        Of an image's tokens that stay, every second one looks among the others for the most similar (AT-SNN, after
-        ToMe); nothing is averaged, so that what is handed on are sums of spikes still.
+        Of an image's tokens that stay, every second one looks among the others for the most similar, as in ToMe (Bolya
+        et al., ICLR 2023). That tokens which stay are merged is ours: AT-SNN merges those that halt. Nothing is
+        averaged, so that what is handed on are sums of spikes still.
         """
         merged, heirs = torch.zeros_like(stays), torch.arange(len(stays), device=stays.device)
         if self.halting.merge is None or not stays.any():

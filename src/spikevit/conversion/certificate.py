@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spikevit.conversion.fingerprint import as_text, fingerprint, fingerprint_1, structure
 from spikevit.conversion.proof import ITSELF, Proof, Types
 from spikevit.layers.grid import FLOAT32, FLOAT64
-from spikevit.neurons import ExpGIF, SpikeTrain, Staircase
+from spikevit.neurons import ExpG, ExpGIF, SpikeTrain, Staircase
 from spikevit.neurons.staircase import in_force
 from spikevit.profiling.observe import observe
 
@@ -47,8 +47,7 @@ class LayerRecord:
     @property
     def codes(self) -> int:
         """How many there are, G·(2^n − 1) + 1."""
-        steps, groups, *_ = self.code
-        return groups * (2**steps - 1) + 1
+        return ExpG.from_plain(*self.code).levels + 1
 
     @property
     def flagged(self) -> bool:

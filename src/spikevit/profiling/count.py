@@ -65,10 +65,10 @@ class _Counter(Watch):
         inputs = list(tensors_in(args))
         values_first = sorted(inputs, key=lambda x: not x.is_floating_point())  # then indices and masks
         origin = self.origins.first(values_first) or self.origins.first(tensors_in(kwargs.values()))
-        steps = max((o.steps for x in inputs if (o := self.origins[x])), default=1)
         out = func(*args, **kwargs)
         if origin is None:
             return out
+        steps = max((o.steps for x in inputs if (o := self.origins[x])), default=1)
         name, work = work_of(func)
         product = PRODUCTS[func](*args, **kwargs) if func in PRODUCTS else None
         if product and product.countable and any(map(self._is_data, product.operands)):  # not of its summand alone
@@ -77,7 +77,7 @@ class _Counter(Watch):
             name = ""
         elif not self.inside_neuron:
             name = self._other(name, work, inputs, args, out, origin)
-            if name in ("mean", "sum") and steps == len(inputs[0]) > 1 and 0 in _dims(inputs[0], args):
+            if name in ("mean", "sum") and self._over_time(inputs[0], args):
                 steps = 1
         alone = not product and work != "unknown" and sum(map(self._is_data, inputs)) == 1
         still_the_image = alone and origin.operator == "image"

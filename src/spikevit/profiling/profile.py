@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spikevit.adaptive.adapted import own_name
 from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
@@ -139,6 +140,14 @@ class Report:
                 row |= {"shifts": shifts, "exact_mj": energy, "paper_mj": 0.0}
                 rows.append({"module": other.module, "operator": SHIFT, "operands": [], **row})
         return rows
+
+    def attention_rates(self) -> dict[str, dict[str, float]]:
+        """Firing rates of q, k, v, … of every mixer whose neurons give them in one call, by the mixer's own name."""
+        return {
+            own_name(n.module).removesuffix(".proj_in.lif"): {name: part.rate for name, part in n.parts.items()}
+            for n in self.counts.neurons
+            if n.parts
+        }
 
     def others(self) -> dict[str, float]:
         """Entries an image of operators that are no product, by operator, the most first."""

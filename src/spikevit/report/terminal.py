@@ -105,15 +105,15 @@ def costs(report: Report) -> Group:
 
 
 def _parts(report: Report) -> list[Table]:
-    """Firing rates of q, k, v, … of every mixer whose neurons give them in one call."""
-    rows = {own_name(n.module).removesuffix(".proj_in.lif"): n.parts for n in report.counts.neurons if n.parts}
+    """Firing rates of q, k, v, … of every mixer."""
+    rows = report.attention_rates()
     if not rows:
         return []
     table, names = _table("Firing rates of the parts of attention"), dict.fromkeys(p for r in rows.values() for p in r)
     for column in ("mixer", *names):
         table.add_column(column, justify="left" if column == "mixer" else "right", no_wrap=column == "mixer")
-    for mixer, parts in rows.items():
-        table.add_row(mixer, *(f"{parts[name].rate:.1%}" if name in parts else "" for name in names))
+    for mixer, rates in rows.items():
+        table.add_row(mixer, *(f"{rates[name]:.1%}" if name in rates else "" for name in names))
     return [table]
 
 

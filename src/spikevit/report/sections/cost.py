@@ -105,12 +105,12 @@ def _opponents(look: Look, shown: Shown, place: int) -> Table:
 
 
 def _parts(look: Look, place: int) -> Table | None:
-    """Firing rates of q, k, v, … of every mixer whose neurons give them in one call."""
-    found = {own_name(n.module).removesuffix(".proj_in.lif"): n.parts for n in look.costs.counts.neurons if n.parts}
-    names = list(dict.fromkeys(name for parts in found.values() for name in parts))
+    """Firing rates of q, k, v, … of every mixer."""
+    found = look.costs.attention_rates()
+    names = list(dict.fromkeys(name for rates in found.values() for name in rates))
     rows = [
-        [mixer, *(number(100 * parts[name].rate, ".3g") if name in parts else NONE for name in names)]
-        for mixer, parts in found.items()
+        [mixer, *(number(100 * rates[name], ".3g") if name in rates else NONE for name in names)]
+        for mixer, rates in found.items()
     ]
     heads = ("mixer", *(f"{name}, %" for name in names))
     return table(f"parts-{place}", "Firing rates of the parts of attention", heads, rows) if rows else None
