@@ -20,10 +20,10 @@ import time
 import torch
 
 import spikevit
+from spikevit.checkpoint import read_about
 from spikevit.conversion.certificate import Certificate
 from spikevit.data import normalise
 from spikevit.data.batches import collate
-from spikevit.models.checkpoint import read_about
 from spikevit.training.run import load_data_of
 
 

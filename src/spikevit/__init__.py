@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
+    from spikevit.checkpoint import load_model, load_weights, save_model
     from spikevit.conversion.convert import convert
     from spikevit.conversion.planner import plan
     from spikevit.conversion.quantise import quantise
     from spikevit.models import create_model, list_models
-    from spikevit.models.checkpoint import load_model, load_weights, save_model
     from spikevit.models.legacy import load_original
     from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates, observe, record_spikes
@@ -35,15 +35,15 @@ _WHERE = {
     "create_model": "models",
     "firing_rates": "profiling.observe",
     "list_models": "models",
-    "load_model": "models.checkpoint",
+    "load_model": "checkpoint",
     "load_original": "models.legacy",
-    "load_weights": "models.checkpoint",
+    "load_weights": "checkpoint",
     "observe": "profiling.observe",
     "plan": "conversion.planner",
     "profile": "profiling.profile",
     "quantise": "conversion.quantise",
     "record_spikes": "profiling.observe",
-    "save_model": "models.checkpoint",
+    "save_model": "checkpoint",
 }
 
 __all__ = [

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
-def unknown(what: str, value: object, known: Iterable[str]) -> ValueError:
+def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
     """A ValueError for a name that is not among `known`: with the nearest ones, or all where none is near."""
-    names = sorted(known)
+    names = sorted(map(str, known))
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return ValueError(f"unknown {what} {value!r}; {hint}")

@@ -9,7 +9,7 @@ import torch
 from spikevit import count, create_model, list_models, load_model, record_spikes, save_model
 from spikevit.adaptive import EarlyExit, add_early_exit, apply_methods, choose_threshold, exit_steps
 from spikevit.adaptive.early_exit import MEASURES
-from spikevit.models.checkpoint import read_about
+from spikevit.checkpoint import read_about
 from spikevit.profiling.calibrate import calibrate
 
 WITH_TIME = [name for name in list_models("*_tiny") if create_model(name).time_axis] + ["ge2mst_tiny, lif"]

@@ -12,10 +12,10 @@ from adaptive_models import HALTING, SWAPPED, images, make
 from spikevit import convert, count, create_model, load_model, observe, record_spikes, save_model
 from spikevit.adaptive import add_early_exit, add_halting, allocate_time_steps
 from spikevit.adaptive.halting import halting_distribution, halting_score, halting_weights
+from spikevit.checkpoint import KEY, read_about
 from spikevit.layers import LinearBN
 from spikevit.layers.fold import fold_batch_norm
 from spikevit.layers.tokens import Gathered
-from spikevit.models.checkpoint import KEY, read_about
 from spikevit.neurons import Constant, Neuron, Steady, dense
 from spikevit.profiling.calibrate import calibrate
 from spikevit.profiling.conventions import exact

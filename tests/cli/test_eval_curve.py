@@ -9,8 +9,8 @@ import torch
 
 from spikevit import load_model, save_model
 from spikevit.adaptive import add_early_exit, add_halting
+from spikevit.checkpoint import OWN, read_about
 from spikevit.data import load_data, normalise
-from spikevit.models.checkpoint import OWN, read_about
 from spikevit.profiling.calibrate import calibrate
 from spikevit.report.curve import curve
 from spikevit.training.evaluate import evaluate

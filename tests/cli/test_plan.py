@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spikevit import load_model, save_model
+from spikevit.checkpoint import read_about
 from spikevit.conversion.planner import plan
 from spikevit.data import load_data, normalise
-from spikevit.models.checkpoint import read_about
 from spikevit.neurons import Staircase
 from spikevit.profiling.calibrate import calibrate
 from spikevit.training.evaluate import evaluate

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from spikevit import count, create_model, load_model, profile, save_model
+from spikevit.checkpoint import read_about
 from spikevit.cli.main import main
 from spikevit.data import load_data, normalise
-from spikevit.models.checkpoint import read_about
 from spikevit.profiling.calibrate import calibrate
 from spikevit.profiling.check import check, load_rule
 from spikevit.report import svg

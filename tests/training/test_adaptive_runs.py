@@ -8,8 +8,8 @@ import torch
 
 from spikevit import load_model, save_model
 from spikevit.adaptive import DynamicTimeSteps, EarlyExit, Halting, exit_steps
+from spikevit.checkpoint import read_about
 from spikevit.data import load_data, normalise
-from spikevit.models.checkpoint import read_about
 from spikevit.training import callbacks
 from spikevit.training.evaluate import evaluate, logits_per_step
 from spikevit.training.recipe import load_recipe

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from spikevit import load_model, save_model
+from spikevit.checkpoint import read_about
 from spikevit.cli.main import main
 from spikevit.data import load_data
 from spikevit.data.load import load_data_of
 from spikevit.data.sets import DataInfo
-from spikevit.models.checkpoint import read_about
 from spikevit.profiling.calibrate import calibrate
 from spikevit.training.evaluate import as_input
 from spikevit.training.module import Classifier

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from spikevit import load_model
-from spikevit.models.checkpoint import read_about
+from spikevit.checkpoint import read_about
 from spikevit.training import callbacks, run
 from spikevit.training.module import Classifier
 from spikevit.training.recipe import load_recipe

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
 from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
+from spikevit.schema import Checked, NotNegative, Positive, Range
 
 FRONTS = ("integrate", "average", "one")
 OVER = ("both", "blocks", "steps")
@@ -73,7 +74,7 @@ def halting_distribution(scores: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HaltingConfig:
+class HaltingConfig(Checked):
     """gamma, beta: of the score σ(γ·e₀ − β); the larger β, the fewer tokens halt. epsilon: they halt at 1 − ε.
 
     front: how the spikes of T steps become one tensor. "integrate": every convolution, linear map, pool and residual
@@ -91,38 +92,28 @@ class HaltingConfig:
     around `centre` of a standard deviation of `width`, both shares of those cells.
     """
 
-    gamma: float = 10.0
+    gamma: Positive = 10.0
     beta: float = 30.0
-    epsilon: float = 0.01
+    epsilon: Annotated[float, Range(above=0, below=1)] = 0.01
     front: str = "integrate"
     over: str = "both"
-    merge: float | None = None
-    ponder: float = 5e-4
-    prior: float = 1e-3
+    merge: Annotated[float, Range(above=0, most=1)] | None = None
+    ponder: NotNegative = 5e-4
+    prior: NotNegative = 1e-3
     centre: float = 0.5
-    width: float = 0.25
+    width: Positive = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.front not in FRONTS:
             raise unknown("front", self.front, FRONTS)
         if self.over not in OVER:
             raise unknown("over", self.over, OVER)
-        if not 0 < self.epsilon < 1:
-            raise ValueError(f"epsilon={self.epsilon} must be between 0 and 1")
-        if self.merge is not None and not 0 < self.merge <= 1:
-            raise ValueError(f"merge={self.merge} must be a cosine similarity above 0 and at most 1, or None")
         if self.merge is not None and self.over == "blocks":
             raise ValueError(
                 f"merge={self.merge} does not combine with over='blocks': a token that another one stands for is gone "
                 "for good, and here tokens return at the next step; take over='both', over='steps' or merge=None"
             )
-        if not self.gamma > 0:
-            raise ValueError(f"gamma={self.gamma} must be greater than 0")
-        if not self.width > 0:
-            raise ValueError(f"width={self.width} must be greater than 0, a share of all cells")
-        for name in ("ponder", "prior"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
 
 @contextmanager

@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from spikevit.checkpoint import load_model, read_about, save_model
     from spikevit.cli.report import attempt
     from spikevit.conversion.certificate import with_files
     from spikevit.conversion.convert import convert
     from spikevit.conversion.quantise import quantise
-    from spikevit.models.checkpoint import load_model, read_about, save_model
 
     console = Console(highlight=False)
     checkpoint = Path(args.checkpoint)
@@ -90,8 +90,8 @@ def _convert(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from spikevit.checkpoint import load_model
     from spikevit.conversion.certificate import load_certificate, verify
-    from spikevit.models.checkpoint import load_model
 
     certificate = load_certificate(args.verify)
     files = certificate.files

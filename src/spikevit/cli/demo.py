@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
+    from spikevit.checkpoint import load_model, read_about, save_model
     from spikevit.cli.report import attempt
     from spikevit.cli.train import free_directory
     from spikevit.conversion.certificate import with_files
@@ -27,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.data import normalise
     from spikevit.data.batches import take
     from spikevit.data.load import load_data_of
-    from spikevit.models.checkpoint import load_model, read_about, save_model
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
     from spikevit.report.terminal import summary

@@ -11,7 +11,6 @@ EXAMPLE = "example:\n  spikevit doctor"
 OPTIONAL = {
     "lightning": ("train", "training"),
     "kornia": ("train", "augmentation"),
-    "jsonargparse": ("train", "recipes"),
     "tensorboard": ("train", "logs"),
     "scikit-learn": ("train", "digits"),
     "pillow": ("train", "images in files"),

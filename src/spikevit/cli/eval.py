@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints accuracy and work on the data set that the checkpoint was trained on; with --curve, at every setting."""
     import json
-    from functools import partial
 
     from rich.console import Console
 
     from spikevit.adaptive import DynamicTimeSteps, Halting
+    from spikevit.checkpoint import load_model, read_about
     from spikevit.data.load import load_data_of
-    from spikevit.models.checkpoint import load_model, read_about, write_atomically
+    from spikevit.files import write_text
     from spikevit.report.curve import curve
     from spikevit.training.evaluate import evaluate
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             score = evaluate(model, data.split(args.split), data.info, **options)
     if found and args.curve:
-        write_atomically(args.curve, partial(Path.write_text, data=found.to_csv()))
+        write_text(args.curve, found.to_csv())
     if found and args.plot:
         found.plot(args.plot)
     if args.maps:

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from spikevit.checkpoint import load_model, read_about, save_model
     from spikevit.conversion.planner import plan
-    from spikevit.models.checkpoint import load_model, read_about, save_model
     from spikevit.report.figure import check_path
     from spikevit.training.evaluate import evaluate
 

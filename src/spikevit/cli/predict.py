@@ -21,16 +21,16 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    from spikevit.checkpoint import load_model, read_about
     from spikevit.data import DataInfo, normalise
     from spikevit.data.folder import read_image
-    from spikevit.models.checkpoint import load_model, read_about
 
     if args.top < 1:
         raise ValueError(f"--top {args.top} must be at least 1")
     about = read_about(args.checkpoint)
     if "data" not in about:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on, so its classes have no names")
-    info = DataInfo.from_dict({key: value for key, value in about["data"].items() if key != "source"})
+    info = DataInfo.of_checkpoint(about["data"])
     how = info.image_size, info.channels, info.crop_pct
     images = torch.stack([read_image(path, *how) for path in args.images])
     model = load_model(args.checkpoint)

@@ -23,12 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints tables of layers and totals; writes them where asked to."""
     import json
-    from functools import partial
-    from pathlib import Path
 
     from rich.console import Console
 
-    from spikevit.models.checkpoint import write_atomically
+    from spikevit.files import write_text
     from spikevit.profiling.constants import load_constants
     from spikevit.profiling.profile import profile
 
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     text = json.dumps(report.to_dict() | {"data": source.about}, indent=2) + "\n"
     for path, content in ((args.json, text), (args.csv, report.to_csv())):
         if path and path != "-":
-            write_atomically(Path(path), partial(Path.write_text, data=content))
+            write_text(path, content)
     if args.json == "-":
         print(text, end="")
     else:

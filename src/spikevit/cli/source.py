@@ -68,7 +68,7 @@ def load_source(args: argparse.Namespace) -> Source:
     """The model and images that the arguments name."""
     check_numbers(args)
     if Path(args.model).suffix == ".safetensors" or Path(args.model).exists():
-        from spikevit.models.checkpoint import load_model
+        from spikevit.checkpoint import load_model
 
         return checkpoint_source(args, args.model, load_model(args.model))
     return _of_name(args)
@@ -76,8 +76,8 @@ def load_source(args: argparse.Namespace) -> Source:
 
 def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) -> Source:
     """The model of a checkpoint with images of the data set it was trained on, or of --data."""
+    from spikevit.checkpoint import read_about
     from spikevit.data.load import load_data_of
-    from spikevit.models.checkpoint import read_about
 
     about = read_about(path)
     if args.data:

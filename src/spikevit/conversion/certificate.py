@@ -128,9 +128,9 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Writes the file, whole or not at all."""
-        from spikevit.models.checkpoint import write_atomically
+        from spikevit.files import write_text
 
-        write_atomically(path, lambda temporary: temporary.write_text(self.to_json()))
+        write_text(path, self.to_json())
 
     def __rich__(self):
         from spikevit.report.terminal import certificate

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from spikevit.errors import unknown
+from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Share, wrong
 
 OPERATIONS = (
     *("auto_contrast", "equalize", "invert", "posterize", "solarize", "solarize_add"),
@@ -25,7 +26,7 @@ class Policy(NamedTuple):
 
 
 @dataclass
-class AugmentConfig:
+class AugmentConfig(Checked):
     """What is done to the images of a training batch; nothing by default.
 
     random_resized_crop: (least, most) share of an image's area that a random part of it has, which is then resized to
@@ -42,37 +43,29 @@ class AugmentConfig:
     mix_off_epoch: mixup and cutmix are off from this epoch on, counted from 0.
     """
 
-    random_resized_crop: tuple[float, float] | None = None
-    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    repeats: int = 1
-    crop_padding: int = 0
+    random_resized_crop: tuple[Positive, Positive] | None = None
+    aspect_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    repeats: Count = 1
+    crop_padding: Natural = 0
     flip: bool = False
     rand_augment: str | None = None
     rand_augment_ops: list[str] | None = None
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_off_epoch: int | None = None
+    erasing: Share = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    mix_off_epoch: Natural | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("crop_padding", 0), ("mix_off_epoch", 0), ("repeats", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+        super().__post_init__()
         for name, most in (("random_resized_crop", 1), ("aspect_ratio", float("inf"))):
             pair = getattr(self, name)
-            if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+            if pair is not None and not pair[0] <= pair[1] <= most:
                 bound = f" and at most {most}" if most == 1 else ""
-                raise ValueError(f"{name} is {pair!r}; it must be (least, most), both above 0{bound}")
+                raise wrong(name, pair, f"(least, most), both above 0{bound}")
         if self.rand_augment is not None:
             parse_policy(self.rand_augment)
         if self.rand_augment_ops is not None:
             check_operations(self.rand_augment_ops)
-        if not 0 <= self.erasing <= 1:
-            raise ValueError(f"erasing is {self.erasing!r}; it is a probability, between 0 and 1")
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; its alpha must be 0 (off) or more")
 
 
 def check_operations(names: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikevit.errors import unknown
+from spikevit.schema import Checked, Count, Positive, Range, read
+
+Side = Annotated[int, Range(least=1, most=16_384)]  # pixels
 
 
 @dataclass(frozen=True)
-class DataInfo:
+class DataInfo(Checked):
     """What a model must know of its data: class names, channels, image_size (H, W), mean and std per channel.
 
     Mean and std are those of pixel values in [0, 1]. crop_pct: the share of an image file's shorter side that is seen
@@ -28,22 +31,24 @@ class DataInfo:
 
     name: str
     classes: tuple[str, ...]
-    channels: int
-    image_size: tuple[int, int]
+    channels: Count
+    image_size: tuple[Side, Side]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float = 1.0
+    std: tuple[Positive, ...]
+    crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
 
     def __post_init__(self) -> None:
-        for field in ("classes", "image_size", "mean", "std"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        super().__post_init__()
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes={self.classes!r} must be one name or more, each once")
+        for name in (self.name, *self.classes):
+            if not name.isprintable():
+                raise ValueError(f"{name!r} has characters that cannot be printed: take another name of data or class")
         for field in ("mean", "std"):
             if len(getattr(self, field)) != self.channels:
                 raise ValueError(
                     f"{field} is {getattr(self, field)}; it needs a number for each of {self.channels} channels"
                 )
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1, the whole side")
 
     @property
     def num_classes(self) -> int:
@@ -56,14 +61,13 @@ class DataInfo:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataInfo:
-        """The inverse of to_dict; a ValueError names a key that is missing or unknown."""
-        known = {field.name: field.default for field in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise unknown("key of a data description", key, known)
-        if missing := [key for key, default in known.items() if key not in values and default is MISSING]:
-            raise ValueError(f"the data description lacks {', '.join(missing)}")
-        return cls(**values)
+        """The inverse of to_dict; a ValueError names what is missing, unknown or of another type."""
+        return read(cls, values, "data")
+
+    @classmethod
+    def of_checkpoint(cls, data: Mapping[str, Any]) -> DataInfo:
+        """What the `data` of a checkpoint say of themselves, without where they came from."""
+        return cls.from_dict({key: value for key, value in data.items() if key not in ("source", "files")})
 
 
 class ImageSet(Dataset):

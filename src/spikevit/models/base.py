@@ -5,34 +5,45 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikevit.neurons import NeuronConfig, State, Stream, dense
+from spikevit.schema import Checked, Range, hints, wrong
+
+Classes = Annotated[int, Range(1, 1_000_000)]
+Channels = Annotated[int, Range(1, 4_096)]
+Side = Annotated[int, Range(1, 16_384)]  # pixels
+Width = Annotated[int, Range(1, 65_536)]
+Depth = Annotated[int, Range(1, 512)]  # blocks
+Ratio = Annotated[float, Range(above=0, most=64)]
+Steps = Annotated[int, Range(1, 4_096)]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What every model is told. image_size is (height, width) in pixels; time_steps is T for still images."""
+class ModelConfig(Checked):
+    """What every model is told. image_size is (height, width) in pixels; time_steps is T for still images.
 
-    num_classes: int = 1000
-    in_channels: int = 3
-    image_size: tuple[int, int] = (224, 224)
-    time_steps: int = 4
+    Fields of subclasses that are plain `int` must be at least 1.
+    """
+
+    num_classes: Classes = 1000
+    in_channels: Channels = 3
+    image_size: tuple[Side, Side] = (224, 224)
+    time_steps: Steps = 4
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(f"{f.name}={value!r} must be a whole number of at least 1")
-        size = self.image_size
-        if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int for side in size):
-            raise ValueError(f"image_size={size!r} must be (height, width) in pixels, or one number for both")
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        super().__post_init__()
+        for name, kind in hints(type(self)).items():
+            if kind is int and getattr(self, name) < 1:
+                raise wrong(name, getattr(self, name), "a whole number of at least 1")
 
 
 class SpikingModel(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
 from spikevit.layers import Block, SpikingMLP
-from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
 from spikevit.neurons import Stream
 
 
@@ -18,10 +18,10 @@ from spikevit.neurons import Stream
 class EncoderConfig(ModelConfig):
     """embed_dim: width D. mixer: how tokens see each other, any of `attention.MIXERS`."""
 
-    embed_dim: int = 512
-    depth: int = 8
-    num_heads: int = 8
-    mlp_ratio: float = 4.0
+    embed_dim: Width = 512
+    depth: Depth = 8
+    num_heads: Width = 8
+    mlp_ratio: Ratio = 4.0
     mixer: str = "ssa"
 
 

@@ -18,11 +18,12 @@ from spikevit.errors import unknown
 from spikevit.layers import Block, ConvBN, MembraneConv, MembraneLinear, SpikingMLP
 from spikevit.layers.fold import fold_batch_norm_
 from spikevit.layers.grid import on_grid_, on_input_grid
-from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Neurons, StaircaseConfig, Stream
 from spikevit.neurons.expg import ExpGIF, Staircase, spiking_
 from spikevit.neurons.staircase import ExpG
+from spikevit.schema import Natural
 
 INPUT_BITS = 6  # in exact mode, normalised images are rounded to multiples of 2^−6
 STEMS = {"plain": (3, 1), "strided": (7, 2)}  # kernel and stride of the convolution of the image
@@ -43,15 +44,15 @@ class Ge2mSTConfig(ModelConfig):
 
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(kind="expg"))
     code: tuple[int, int] | None = None
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    depths: tuple[int, ...] = (2, 2, 6, 2)
+    widths: tuple[Width, ...] = (64, 128, 256, 512)
+    depths: tuple[Depth, ...] = (2, 2, 6, 2)
     mixers: tuple[str, ...] = ("conv", "conv", "gw_ssa", "gw_ssa")
-    strides: tuple[int, ...] = (2, 2, 2, 2)
-    windows: tuple[tuple[int, ...], ...] = ((), (), (7, 14), (7, 0))
-    head_width: int = 32
-    kernel: int = 5
-    expansion: float = 2.0
-    mlp_ratio: float = 3.0
+    strides: tuple[Width, ...] = (2, 2, 2, 2)
+    windows: tuple[tuple[Natural, ...], ...] = ((), (), (7, 14), (7, 0))
+    head_width: Width = 32
+    kernel: Width = 5
+    expansion: Ratio = 2.0
+    mlp_ratio: Ratio = 3.0
     stem: str = "strided"
     power_of_two: bool = True
     grid_bits: int | None = None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spikevit.models.base import Width
 from spikevit.models.qkformer import QKFormer, QKFormerConfig
 from spikevit.models.registry import register
+from spikevit.schema import Positive
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class MSViTConfig(QKFormerConfig):
     which its builder drops.
     """
 
-    width_shares: tuple[int, int, int] = (2, 2, 1)
+    width_shares: tuple[Width, Width, Width] = (2, 2, 1)
     mixers: tuple[str, str, str] = ("ms_token", "ms_token", "ssa")
-    attention_threshold: float = 1.0
+    attention_threshold: Positive = 1.0
 
 
 class MSViT(QKFormer):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from spikevit.attention import make_mixer
 from spikevit.errors import unknown
 from spikevit.layers import Block, SpikingConv, SpikingMLP
-from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
+from spikevit.schema import Positive
 
 STRIDES = {"cifar": (1, 2, 4), "imagenet": (4, 8, 16)}  # of the stages, by stem
 
@@ -32,21 +33,15 @@ class QKFormerConfig(ModelConfig):
     legacy_batch_leak: the defect of the published code in SSA; its weights were trained and measured with it.
     """
 
-    embed_dim: int = 768
-    width_shares: tuple[int, int, int] = (4, 2, 1)
-    depths: tuple[int, int, int] = (1, 2, 7)
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
+    embed_dim: Width = 768
+    width_shares: tuple[Width, Width, Width] = (4, 2, 1)
+    depths: tuple[Depth, Depth, Depth] = (1, 2, 7)
+    num_heads: Width = 12
+    mlp_ratio: Ratio = 4.0
     mixers: tuple[str, str, str] = ("qk_token", "qk_token", "ssa")
-    attention_threshold: float = 0.5
+    attention_threshold: Positive = 0.5
     stem: str = "imagenet"
     legacy_batch_leak: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width_shares", "depths", "mixers"):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}={getattr(self, name)!r} must have one entry for each of the three stages")
 
 
 class PatchEmbed(nn.Module):

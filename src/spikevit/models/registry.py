@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from spikevit.errors import unknown
 from spikevit.neurons.config import NeuronConfig
+from spikevit.schema import fit, hints, wrong
 
 if TYPE_CHECKING:
     from spikevit.models.base import ModelConfig, SpikingModel
@@ -82,9 +84,15 @@ def create_model(
     return model
 
 
-def change_config(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy of a config with some fields changed; plain values (lists, mappings of a YAML file) are welcome."""
-    known = {f.name for f in fields(config)}
+def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of a config with some fields changed; plain values (lists, mappings of a YAML file) are welcome.
+
+    Raises:
+        ValueError: unknown fields (with the nearest ones), or values of another type or out of bounds.
+    """
+    known = hints(type(config))
+    if not isinstance(changes, Mapping):
+        raise wrong(f"changes of {type(config).__name__}", changes, f"a mapping of {', '.join(known)}")
     values: dict[str, Any] = {}
     for key, value in changes.items():
         if key not in known:
@@ -93,13 +101,8 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
             value = (value, value)
         if key == "neuron" and not is_dataclass(value):
             value = change_config(config.neuron, value)  # type: ignore[attr-defined]
-        values[key] = _tuples(value)
+        values[key] = fit(value, known[key], key)
     return replace(config, **values)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, of a YAML or JSON file, as the tuples that configs hold."""
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ are trained along and dropped at inference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from spikevit.layers import ConvBN, LinearBN, SpikingConv
 from spikevit.models.encoder import Encoder, EncoderConfig
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
+from spikevit.schema import NotNegative, Positive, Share
 
 # h = 0.5·v + x, undetached hard reset, Dspike γ = 2.5
 NEURON = NeuronConfig(tau=2.0, decay_input=False, detach_reset=False, surrogate="dspike", alpha=2.5)
@@ -33,11 +35,11 @@ class STMixerConfig(EncoderConfig):
 
     neuron: NeuronConfig = NEURON
     mixer: str = "token_mixing"
-    downsample_times: int = 4
+    downsample_times: Literal[2, 4] = 4
     sml: bool = False
-    sml_weight: float = 0.9
-    sml_temperature: float = 3.0
-    sml_share: float = 0.5
+    sml_weight: NotNegative = 0.9
+    sml_temperature: Positive = 3.0
+    sml_share: Share = 0.5
     legacy_sml_mixing: bool = False
 
     @property
@@ -77,8 +79,6 @@ class STMixer(Encoder):
     membrane = True
 
     def __init__(self, config: STMixerConfig):
-        if config.downsample_times not in STRIDES:
-            raise ValueError(f"downsample_times={config.downsample_times} must be one of {sorted(STRIDES)}")
         if config.embed_dim % 8:
             raise ValueError(f"embed_dim={config.embed_dim} must be a multiple of 8: an eighth comes from the image")
         self.stride = 2**config.downsample_times

@@ -9,6 +9,7 @@ from torch import nn
 
 from spikevit.errors import unknown
 from spikevit.neurons.staircase import ExpG
+from spikevit.schema import Checked, Positive
 
 
 class Neurons(Protocol):
@@ -24,7 +25,7 @@ class Neurons(Protocol):
 
 
 @dataclass(frozen=True)
-class NeuronConfig:
+class NeuronConfig(Checked):
     """Neurons of a model. The defaults are those of the field: SpikingJelly's LIF, τ = 2, sigmoid of steepness 4.
 
     kind: "lif", "if", "plif" (τ learnt), "expg" for models without a time axis (Ge²mS-T), or "relu", which makes the
@@ -34,12 +35,12 @@ class NeuronConfig:
     """
 
     kind: str = "lif"
-    tau: float = 2.0
+    tau: Positive = 2.0
     decay_input: bool = True
     reset: str = "hard"
     detach_reset: bool = True
     surrogate: str = "sigmoid"
-    alpha: float | None = None
+    alpha: Positive | None = None
 
     def build(self, threshold: float = 1.0):
         """A layer of such neurons that fire at `threshold`."""

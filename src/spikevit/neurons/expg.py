@@ -97,7 +97,7 @@ class ExpGIF(nn.Module):
     def __init__(self, threshold: float | Tensor, code: ExpG):
         super().__init__()
         threshold = torch.as_tensor(threshold).detach().clone()
-        if not (threshold > 0).all():
+        if not threshold.is_meta and not (threshold > 0).all():
             raise ValueError(f"threshold={threshold.tolist()!r} must be greater than 0")
         self.register_buffer("threshold", threshold)
         self.code = code

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spikevit.models.checkpoint import write_atomically
+from spikevit.files import write_atomically
 
 FORMATS = (".svg", ".png")
 

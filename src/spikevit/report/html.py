@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from spikevit import __version__
+from spikevit.checkpoint import load_model
 from spikevit.data.load import load_data_of
 from spikevit.data.optional import need
-from spikevit.models.checkpoint import load_model, write_atomically
+from spikevit.files import write_text
 from spikevit.report.look import look
 from spikevit.report.run_files import Run, read_run
 from spikevit.report.sections import SECTIONS, title
@@ -53,7 +54,7 @@ def write_report(
         raise ValueError(f"{out} exists already, is no report and is not overwritten; name another with --out")
     names = labels([run.name for run in found])
     html = page([_shown(run, name, root, progress, options) for run, name in zip(found, names, strict=True)])
-    write_atomically(out, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    write_text(out, html)
     return out
 
 

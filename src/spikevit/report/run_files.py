@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from spikevit.checkpoint import load_model, read_about
 from spikevit.conversion.certificate import Certificate, is_of, load_certificate
-from spikevit.models.checkpoint import load_model, read_about
 from spikevit.training.rows import read_rows
 
 FINAL = ("final.safetensors", "best.safetensors", "last.safetensors")  # the first there is, is the model of a run

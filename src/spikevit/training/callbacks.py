@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spikevit.models.checkpoint import save_model, write_atomically
+from spikevit.checkpoint import save_model
+from spikevit.files import write_atomically
 from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
 from spikevit.training.rows import append_rows

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from spikevit.models.checkpoint import write_atomically
+from spikevit.files import write_atomically
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:

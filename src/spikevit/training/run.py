@@ -26,12 +26,13 @@ from spikevit.adaptive import (
     start_from_ann,
 )
 from spikevit.adaptive.adapted import require_time
+from spikevit.checkpoint import OWN, load_model, load_weights, read_about, save_model
 from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, normalise
 from spikevit.data.batches import take
 from spikevit.data.load import load_data_of, load_source
+from spikevit.files import write_text
 from spikevit.models import SpikingModel, create_model
-from spikevit.models.checkpoint import OWN, load_model, load_weights, read_about, save_model, write_atomically
 from spikevit.neurons import set_backend
 from spikevit.training.backend import pl
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
@@ -129,7 +130,7 @@ def new_run(recipe: Recipe, directory: str | Path) -> Path:
     directory = Path(directory)
     refuse_used(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "recipe.yaml", lambda path: path.write_text(recipe.to_yaml()))
+    write_text(directory / "recipe.yaml", recipe.to_yaml())
     return directory
 
 
@@ -172,7 +173,7 @@ def train(
         save_model(final, best, **{key: value for key, value in about.items() if key not in OWN})
     results = {**test(best, data), "parameters": sum(p.numel() for p in model.parameters())}
     results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
-    write_atomically(directory / "results.json", lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+    write_text(directory / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from spikevit import create_model, load_model, load_weights, save_model
-from spikevit.models.checkpoint import read_about, write_atomically
+from spikevit.checkpoint import read_about
+from spikevit.files import write_atomically
 
 SMALL = dict(embed_dim=16, depth=1, num_heads=2, image_size=16, in_channels=1)
 

@@ -1,0 +1,319 @@
+"""Checkpoints: weights as safetensors, with what is needed to build the model again as JSON in the same file.
+
+Loading executes no code, and makes nothing large before what the file says of its tensors is known to fit. Saving is
+atomic: a file of that name is the old one or the new one, never half of it. What is not finite is neither saved nor
+loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikevit.data.sets import DataInfo
+from spikevit.files import parse_json, regular_file, write_atomically
+from spikevit.models.base import SpikingModel
+from spikevit.models.registry import change_config, config_to_dict, families
+from spikevit.schema import Checked, NotNegative, read
+
+KEY, DIGEST = "spikevit", "sha256"  # of the metadata
+FORMAT = 3  # 1: without methods; 2: with them; 3: with a digest
+FITS = ("num_classes", "in_channels", "image_size")  # what a transfer may change
+
+
+@dataclass(frozen=True)
+class Description(Checked):
+    """What every checkpoint says of its model. methods: what was applied to it (see `adaptive`), with options."""
+
+    format: int
+    family: str
+    config: dict[str, Any]
+    name: str | None = None
+    methods: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    def build(self) -> SpikingModel:
+        """The model, with fresh weights."""
+        build, config = families().get(self.family, (None, None))
+        if build is None or config is None:
+            raise ValueError(f"a {self.family}, which this version of spikevit does not know")
+        model = build(change_config(config, self.config))
+        model.name = self.name
+        if self.methods:
+            from spikevit.adaptive import apply_methods
+
+            model = apply_methods(model, self.methods)
+        return model
+
+    def outline(self) -> SpikingModel:
+        """The model on the meta device, without memory for its weights."""
+        with torch.device("meta"):
+            return self.build()
+
+
+OWN = tuple(Description.__dataclass_fields__)  # the rest of what a checkpoint says is the saver's
+
+
+def describe(model: SpikingModel) -> Description:
+    """What a checkpoint of the model says of it."""
+    config = config_to_dict(model.config)
+    return Description(FORMAT, type(model.base).__name__, config, model.name, model.methods)
+
+
+def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
+    """Saves weights, name and config of a model; `about` is any more plain data (data set, accuracy, …) to keep.
+
+    Raises:
+        ValueError: weights or statistics that are not finite; a model that its config does not describe, such as one
+            with another head: it could not be loaded.
+        OSError: the file could not be written whole; what was there before is untouched.
+    """
+    from safetensors.torch import save_file
+
+    if taken := about.keys() & OWN:
+        raise ValueError(f"about={sorted(taken)}: these names are the checkpoint's own; take others")
+    description = describe(model)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    check_about(about, description)
+    refuse_non_finite(tensors, f"{path} is not saved")
+    _refuse_undescribed(model, description)
+    text = json.dumps({name: getattr(description, name) for name in OWN} | about)
+    metadata = {KEY: text, DIGEST: digest(text, tensors)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _refuse_undescribed(model: SpikingModel, description: Description) -> None:
+    """A model that was changed by hand would not be what `load_model` builds."""
+    if differ := _differences(shapes(description.outline().state_dict()), shapes(model.state_dict())):
+        raise ValueError(
+            f"{description.name or description.family} is not what its config says and could not be loaded: "
+            f"{_few(differ, 'by its config', 'in the model')}. For other classes, channels or sizes make a model with "
+            "create_model(…, num_classes=…) and load_weights(…, transfer=True)"
+        )
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a checkpoint says and of its tensors: names, dtypes, shapes and values."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """A ValueError where a tensor holds NaN or infinity: spikes would swallow it, and nothing would show it."""
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"{what}: {len(bad)} of {len(tensors)} tensors are not finite (NaN or infinite): {', '.join(bad[:3])}{more}"
+        )
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: family, name, config and whatever it was saved with.
+
+    Raises:
+        ValueError: no such file, a truncated one, no checkpoint of spikevit, or one that contradicts itself.
+    """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], Description, str, str | None]:
+    """What a checkpoint says, as a mapping, its own part checked, its text, and its digest."""
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).is_dir():
+        raise ValueError(f"there is no checkpoint {path}; it is a directory, a run's model is its best.safetensors")
+    regular_file(path, "a checkpoint")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated, or not a safetensors file: {error}") from None
+    if KEY not in metadata:
+        raise ValueError(f"{path} is not a checkpoint of spikevit; for an original's weights use load_original")
+    about = parse_json(metadata[KEY], f"{path} does not say what model it holds")
+    if isinstance(about, dict) and type(about.get("format")) is int and about["format"] > FORMAT:
+        raise ValueError(f"{path} is of format {about['format']}, this version of spikevit reads up to {FORMAT}")
+    try:
+        if not isinstance(about, dict):
+            raise ValueError(f"it says {about!r}")
+        description = read(Description, {name: about[name] for name in OWN if name in about})
+        check_about(about, description)
+    except ValueError as error:
+        raise ValueError(f"{path} does not say what model it holds: {error}") from None
+    return about, description, metadata[KEY], metadata.get(DIGEST)
+
+
+@dataclass(frozen=True)
+class About(Checked):
+    """What training writes into a checkpoint besides; anything else may be there, too."""
+
+    data: dict[str, Any] | None = None
+    recipe: str | None = None
+    epoch: int | None = None
+    val_accuracy: NotNegative | None = None
+
+
+def check_about(about: Mapping[str, Any], description: Description) -> None:
+    """Refuses data that the network is not for."""
+    known = read(About, {name: about[name] for name in About.__dataclass_fields__ if name in about})
+    if known.data is None:
+        return
+    info = DataInfo.of_checkpoint(known.data)
+    theirs = {"num_classes": info.num_classes, "in_channels": info.channels, "image_size": tuple(info.image_size)}
+    for field, value in theirs.items():
+        ours = description.config.get(field, value)
+        if (tuple(ours) if isinstance(ours, list) else ours) != value:
+            raise ValueError(f"its data are of {field}={value}, its network of {field}={ours}")
+
+
+def load_model(path: str | Path) -> SpikingModel:
+    """The model saved at `path`, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: no such file, a truncated or changed one, not a checkpoint of spikevit, weights that are not finite.
+    """
+    _, description, text, sha = _read(path)
+    try:
+        outline = description.outline()
+    except ValueError as error:
+        raise ValueError(f"{path} holds {error}") from None
+    tensors = _tensors(path, text, sha, outline, f"{path} contradicts itself")
+    model = description.build()
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def _tensors(
+    path: str | Path, text: str, sha: str | None, model: nn.Module, fault: str, fresh: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors of a file, which must be those of the model but for `fresh` ones."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    ours = shapes(model.state_dict())
+    with safe_open(path, "pt") as file:
+        names: Iterable[str] = file.keys()
+        theirs = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    without = {name: shape for name, shape in theirs.items() if name not in fresh}
+    if differ := _differences(without, {name: shape for name, shape in ours.items() if name not in fresh}):
+        raise ValueError(f"{fault}: {_few(differ, 'in the file', 'in the model')}")
+    # Copied: views into the file lie at any address, and products may round otherwise for weights that are not aligned.
+    tensors = {name: t.clone() for name, t in load_file(path).items()}
+    if sha is not None and digest(text, tensors) != sha:
+        raise ValueError(f"{path} is damaged or was changed: its SHA-256 is not that of when it was saved")
+    for name, tensor in model.state_dict().items():
+        if name not in fresh and tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{fault}: {name} is {tensors[name].dtype}")
+    refuse_non_finite(tensors, f"{path} is not loaded")
+    return {name: tensor for name, tensor in tensors.items() if name not in fresh}
+
+
+def load_weights(
+    model: SpikingModel,
+    path: str | Path,
+    *,
+    differ: Collection[str] = (),
+    transfer: bool = False,
+    classes: Collection[str] | None = None,
+    keep_dtype: bool = True,
+) -> SpikingModel:
+    """Loads a checkpoint's weights into a model of the same family and config; returns the model.
+
+    The model keeps its dtype and device, or takes the checkpoint's dtype and the CPU.
+
+    Args:
+        differ: fields of the config in which they may differ, such as "time_steps" or "neuron".
+        transfer: the model may be for other classes, channels or image sizes. What depends on these (the head, the
+            first convolution, the mixing of tokens of some) then stays as it is in the model; see `fresh_tensors`.
+        classes: names of the model's classes. A transfer keeps the head of a checkpoint that was for these.
+
+    Raises:
+        ValueError: the checkpoint is of another model; names the fields, with both values, or the tensors that differ.
+    """
+    _, description, text, sha = _read(path)
+    called = f"{path} holds {description.name or description.family}"
+    family = type(model.base).__name__
+    if family != description.family:
+        raise ValueError(f"{called}, a {description.family}; this model is a {family}")
+    if [name for name, _ in model.methods] != [name for name, _ in description.methods]:
+        theirs, ours = ([name for name, _ in m] or "none" for m in (description.methods, model.methods))
+        raise ValueError(f"{called} with the methods {theirs}; this model has {ours}: see spikevit.adaptive")
+    allowed = {*differ, *(FITS if transfer else ())}
+    differences = config_differences(description, model).items()
+    other = {name: both for name, both in differences if name.split(".")[0] not in allowed}
+    if other:
+        fields = "; ".join(f"{name}: {theirs!r} there, {ours!r} here" for name, (theirs, ours) in other.items())
+        hint = ""
+        if not transfer and other.keys() <= set(FITS):
+            hint = "; for a network that goes on with other classes, channels or sizes: transfer=True"
+        raise ValueError(f"{called}, which differs from this model in {', '.join(other)} ({fields}){hint}")
+    fresh = fresh_tensors(model, path, classes) if transfer else []
+    tensors = _tensors(path, text, sha, model, f"{called}, whose tensors differ", fresh)
+    state = {name: t for name, t in model.state_dict().items() if name in fresh}
+    model.load_state_dict(state | tensors, assign=not keep_dtype)
+    return model
+
+
+def fresh_tensors(model: SpikingModel, path: str | Path, classes: Collection[str] | None = None) -> list[str]:
+    """Names of the tensors that a transfer of the checkpoint's weights leaves as they are in the model.
+
+    They are those whose shape depends on the number of classes, channels or pixels where these differ, and the head
+    where `classes` are given and are not the checkpoint's.
+    """
+    about, description, _, _ = _read(path)
+    theirs, ours = shapes(description.outline().state_dict()), shapes(model.state_dict())
+    fresh = {name for name in ours if ours[name] != theirs.get(name)}
+    known = (about.get("data") or {}).get("classes")
+    if classes is not None and known is not None and list(classes) != list(known):
+        fresh |= head_tensors(description)
+    return [name for name in ours if name in fresh]
+
+
+def head_tensors(description: Description) -> set[str]:
+    """Names of the tensors whose shape depends on the number of classes."""
+    more = replace(description, config=description.config | {"num_classes": 1 + description.config["num_classes"]})
+    one, other = (shapes(d.outline().state_dict()) for d in (description, more))
+    return {name for name in one if one[name] != other[name]}
+
+
+def config_differences(description: Description, model: SpikingModel) -> dict[str, tuple[Any, Any]]:
+    """Fields of the config in which a checkpoint and a model differ, with both values; "neuron.tau" is one."""
+    config: Any = families()[description.family].config
+    theirs, ours = (_flat(config_to_dict(c)) for c in (change_config(config, description.config), model.config))
+    return {
+        name: (theirs.get(name), ours.get(name)) for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: tuple(t.shape) for name, t in tensors.items()}
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What is not the same in both, with both values; None is none."""
+    names = dict.fromkeys([*ours, *theirs])
+    return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
+
+
+def _few(differ: Mapping[str, tuple[Any, Any]], there: str, here: str) -> str:
+    """The first differences, and how many there are."""
+    first = [f"{n} is {a or 'not'} {there}, {b or 'not'} {here}" for n, (a, b) in list(differ.items())[:3]]
+    return f"{len(differ)} tensors differ, such as {'; '.join(first)}"

@@ -1,0 +1,191 @@
+"""Plain values of files (YAML, JSON) as typed ones: the one place where they are checked.
+
+A dataclass that inherits `Checked` checks its fields as it is made, by whomever; `read` makes one of a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from spikevit.errors import unknown
+
+T = TypeVar("T")
+NUMBERS = {int: "a whole number", float: "a finite number"}
+WORDS = {**NUMBERS, str: "text", bool: "true or false", list: "a list", dict: "a mapping", tuple: "a list"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, as in Annotated[float, Range(0, 1)]. above, below: without the bound itself."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, x: Any) -> bool:
+        return not (
+            (self.least is not None and x < self.least)
+            or (self.most is not None and x > self.most)
+            or (self.above is not None and x <= self.above)
+            or (self.below is not None and x >= self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {"of at least": self.least, "above": self.above, "of at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+
+
+Count = Annotated[int, Range(least=1)]
+Natural = Annotated[int, Range(least=0)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+
+
+class Checked:
+    """A dataclass whose fields are what their types say, or making it raises a ValueError that names the field."""
+
+    def __post_init__(self) -> None:
+        for name, kind in hints(type(self)).items():
+            object.__setattr__(self, name, fit(getattr(self, name), kind, name))
+
+
+def read(kind: type[T], plain: Any, where: str = "") -> T:
+    """A dataclass from a mapping of its fields; `where` is what the mapping is called in errors.
+
+    Raises:
+        ValueError: no mapping; a field that is missing, unknown (with the nearest ones) or of another type.
+    """
+    known = hints(kind)
+    if not isinstance(plain, Mapping):
+        raise wrong(where or kind.__name__, plain, f"a mapping of {', '.join(known)}")
+    prefix = f"{where}." if where else ""
+    for key in plain:
+        if key not in known:
+            below = [f"{prefix}{name}.{key}" for name, k in known.items() for d in _dataclasses(k) if key in hints(d)]
+            raise unknown("key", f"{prefix}{key}", below or [f"{prefix}{name}" for name in known])
+    if missing := [f.name for f in _fields(kind) if f.name not in plain and _needed(f)]:
+        raise ValueError(f"{where or kind.__name__} lacks {', '.join(missing)}")
+    return kind(**{key: fit(value, known[key], f"{prefix}{key}") for key, value in plain.items()})
+
+
+def fit(value: Any, kind: Any, where: str) -> Any:
+    """The value as a `kind`, which is a type as annotations have it: lists become tuples, mappings dataclasses.
+
+    Raises:
+        ValueError: it is none: names `where`, the value and what would be right.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        value = fit(value, args[0], where)
+        for bounds in args[1:]:
+            if value not in bounds:
+                raise wrong(where, value, f"{NUMBERS[args[0]]} {bounds}")
+        return value
+    if origin in (Union, UnionType):
+        return _one_of(value, args, where)
+    if origin is Literal:
+        if value not in args:
+            raise unknown(where, value, args)
+        return value
+    if isinstance(kind, type) and is_dataclass(kind):
+        return value if isinstance(value, kind) else read(kind, value, where)
+    if kind is float and type(value) is int and abs(value) < 2**1023:
+        return float(value)
+    if kind is float and (type(value) is not float or not isfinite(value)):
+        raise wrong(where, value, WORDS[float])
+    if (origin or kind) in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise wrong(where, value, _described(kind))
+        return _items(value, origin or kind, args, where)
+    if (origin or kind) is dict:
+        if not isinstance(value, Mapping):
+            raise wrong(where, value, "a mapping")
+        names, values = args or (Any, Any)
+        return {fit(k, names, f"key of {where}"): fit(v, values, f"{where}.{k}") for k, v in value.items()}
+    if kind in (int, str, bool) and type(value) is not kind:
+        raise wrong(where, value, WORDS[kind])
+    return value
+
+
+def wrong(where: str, value: Any, right: str) -> ValueError:
+    """The error of a value that is not `right`."""
+    text = repr(value)
+    return ValueError(f"{where}={text if len(text) <= 80 else text[:77] + '...'} must be {right}")
+
+
+def hints(kind: Any) -> dict[str, Any]:
+    """The type of each field of a dataclass that is given to make one."""
+    return _hints(kind)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        types = get_type_hints(kind, include_extras=True)
+    except NameError:  # a name that only its own module or function knows: such fields are not checked
+        types = {name: {"int": int, "float": float, "str": str, "bool": bool}.get(t, Any) for name, t in _texts(kind)}
+    return {f.name: types[f.name] for f in _fields(kind)}
+
+
+def _texts(kind: Any) -> list[tuple[str, Any]]:
+    return [(f.name, f.type) for f in _fields(kind)]
+
+
+def _fields(kind: Any) -> list[Field]:
+    return [f for f in fields(kind) if f.init]
+
+
+def _needed(f: Field) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING
+
+
+def _dataclasses(kind: Any) -> list[Any]:
+    """The dataclasses that a type names."""
+    return [k for k in (kind, *get_args(kind)) if is_dataclass(k)]
+
+
+def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is not NoneType:
+            try:
+                return fit(value, kind, where)
+            except ValueError as error:
+                errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    raise wrong(where, value, " or ".join(map(_described, kinds)))
+
+
+def _items(value: Any, origin: Any, args: tuple[Any, ...], where: str) -> Any:
+    """A list or tuple, each entry as its type."""
+    if origin is tuple and args and Ellipsis not in args:
+        if len(value) != len(args):
+            raise wrong(where, value, f"a list of {len(args)}")
+        return tuple(fit(v, kind, f"{where}[{i}]") for i, (v, kind) in enumerate(zip(value, args, strict=True)))
+    kind = args[0] if args else Any
+    return origin(fit(v, kind, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def _described(kind: Any) -> str:
+    """A type in words: "a list of 2 whole numbers"."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is NoneType:
+        return "null"
+    if origin is Annotated:
+        return f"{NUMBERS[args[0]]} {args[1]}"
+    if (origin or kind) in (tuple, list) and args:
+        many = "" if origin is list or Ellipsis in args else f" of {len(args)}"
+        return f"a list{many}, each {_described(args[0])}"
+    return WORDS.get(origin or kind, getattr(kind, "__name__", str(kind)))
