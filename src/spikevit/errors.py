@@ -12,3 +12,8 @@ def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def printable(text: str) -> str:
+    """The text without what steers a terminal: escapes, control characters, directions of writing."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

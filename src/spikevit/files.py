@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import io
 import json
 import os
@@ -293,6 +294,15 @@ def read_rows(path: str | Path, numbers: Iterable[str], texts: Iterable[str] = (
         columns = ", ".join([*numbers, *texts])
         raise ValueError(f"{path} is broken, not a table of {columns}: {error}") from None
     return found
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def check_zip(path: Path, what: str) -> None:
