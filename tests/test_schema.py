@@ -40,7 +40,7 @@ def test_lists_become_tuples_and_mappings_dataclasses():
         ({"count": True}, "top.count=True must be a whole number of at least 1"),
         ({"count": 1.0}, "top.count=1.0 must be a whole number"),
         ({"count": 1, "size": [1]}, "top.size=[1] must be a list of 2, each a whole number of at least 1 or a whole"),
-        ({"count": 1, "kind": "c"}, "unknown top.kind 'c'; did you mean"),
+        ({"count": 1, "kind": "c"}, "unknown top.kind 'c'; known: a, b"),
         ({"count": 1, "kind": 3}, "top.kind=3 must be 'a' or 'b'"),
         ({"count": 1, "lr": 1}, "top.lr=1 must be a number above 0 and below 1"),
         ({"count": 1, "lr": float("nan")}, "top.lr=nan must be a number above 0"),
