@@ -5,7 +5,7 @@ A dataclass that inherits `Checked` checks its fields as it is made, by whomever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from inspect import signature
@@ -23,8 +23,10 @@ WORDS = {
     str: "text",
     bool: "true or false",
     list: "a list",
-    dict: "a mapping",
     tuple: "a list",
+    Sequence: "a list",
+    dict: "a mapping",
+    Mapping: "a mapping",
 }
 
 
@@ -115,11 +117,11 @@ def fit(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if kind is float and (type(value) is not float or not isfinite(value)):
         raise wrong(where, value, WORDS[float])
-    if (origin or kind) in (tuple, list):
+    if (origin or kind) in (tuple, list, Sequence):
         if not isinstance(value, (list, tuple)):
             raise wrong(where, value, _described(kind))
         return _items(value, kind, where)
-    if (origin or kind) is dict:
+    if (origin or kind) in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise wrong(where, value, "a mapping")
         names, values = args or (Any, Any)
@@ -130,17 +132,18 @@ def fit(value: Any, kind: Any, where: str) -> Any:
 
 
 def options(function: Callable[..., Any], plain: Any, where: str) -> dict[str, Any]:
-    """Keyword arguments of a function from a mapping, each as its annotation says.
+    """Keyword arguments of a function from a mapping, each as its annotation says; those of its ** are its own matter.
 
     Raises:
         ValueError: a name that the function does not take, or a value of another type.
     """
     types = get_type_hints(function, include_extras=True)
-    known = {name: types.get(name, Any) for name in list(signature(function).parameters)[1:]}
+    parameters = list(signature(function).parameters.values())[1:]
+    known = {p.name: types.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
     for key in plain:
-        if key not in known:
+        if not isinstance(key, str) or (key not in known and len(known) == len(parameters)):
             raise unknown(f"option of {where}", key, known)
-    return {key: fit(value, known[key], f"{key} of {where}") for key, value in plain.items()}
+    return {key: fit(value, known.get(key, Any), f"{key} of {where}") for key, value in plain.items()}
 
 
 def wrong(where: str, value: Any, right: str) -> ValueError:
@@ -198,6 +201,7 @@ def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
 def _items(value: Any, kind: Any, where: str) -> Any:
     """A list or tuple, each entry as its type."""
     origin, args = get_origin(kind) or kind, get_args(kind)
+    origin = tuple if origin is Sequence else origin
     if origin is tuple and args and Ellipsis not in args:
         if len(value) != len(args):
             raise wrong(where, value, _described(kind))
@@ -216,7 +220,7 @@ def _described(kind: Any) -> str:
         return f"{NUMBERS[args[0]]} {args[1]}"
     if origin is Literal:
         return " or ".join(map(repr, args))
-    if (origin or kind) in (tuple, list) and args:
-        many = "" if origin is list or Ellipsis in args else f" of {len(args)}"
+    if (origin or kind) in (tuple, list, Sequence) and args:
+        many = "" if origin is not tuple or Ellipsis in args else f" of {len(args)}"
         return f"a list{many}, each {_described(args[0])}"
     return WORDS.get(origin or kind, getattr(kind, "__name__", str(kind)))

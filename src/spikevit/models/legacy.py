@@ -87,7 +87,7 @@ def load_original(
     try:
         ours = original.config(arguments(config))
     except KeyError as error:
-        raise ValueError(f"config of {source} lacks {error}; it has {sorted(config)}") from None
+        raise ValueError(f"config of {source} lacks {error}; it has {sorted(map(str, config))}") from None
     ours = _with_quirks(ours, quirks)
     if isinstance(state_dict, Mapping):
         called, given = "state_dict", _tensors(state_dict, "state_dict")
