@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikevit.adaptive import apply_methods
 from spikevit.data.sets import DataInfo
 from spikevit.errors import refuse_non_finite
 from spikevit.files import parse_json, regular_file, write_atomically
@@ -46,11 +47,7 @@ class Description(Checked):
             raise ValueError(f"a {self.family}, which this version of spikevit does not know")
         model = build(change_config(config, self.config))
         model.name = self.name
-        if self.methods:
-            from spikevit.adaptive import apply_methods
-
-            model = apply_methods(model, self.methods)
-        return model
+        return apply_methods(model, self.methods)
 
     def outline(self) -> SpikingModel:
         """The model on the meta device, without memory for its weights."""
