@@ -57,7 +57,7 @@ def originals() -> list[tuple[str, bytes]]:
     add(Image.fromarray(deep.astype(np.float32)), "TIFF")
     add(colours, "TIFF", compression="tiff_lzw")
     add(colours, "GIF", save_all=True, append_images=[colours.rotate(90)])
-    for shape in ((1, 50_000), (50_000, 1), (1, 1), (9_000, 9_000)):
+    for shape in ((1, 50_000), (50_000, 1), (1, 1), (8_192, 8_192), (9_000, 9_000)):
         add(Image.new("1", shape), "PNG")
     found.append(("png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"))
     return found

@@ -23,6 +23,7 @@ from spikevit.files import regular_file
 from spikevit.schema import wrong
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "TIFF")  # none that starts a program, as EPS does
+MOST = 2**26  # pixels of an image; as Pillow holds them, a quarter of a gigabyte
 WHOLE = 2**24  # pixels of a scaled image; of a larger one only the part that is seen is made
 
 
@@ -43,10 +44,10 @@ def load_image(path: str | Path, channels: int, see: Callable[[Any], Tensor]) ->
         raise ValueError(f"channels is {channels}; image files can be read with 1 (grey) or 3 (RGB)")
     pil = need("PIL.Image", "train")
     try:
-        with pil.open(regular_file(path, "an image"), formats=FORMATS) as file:
-            most = pil.MAX_IMAGE_PIXELS
-            if most and file.width * file.height > most:
-                raise ValueError(f"it has {file.width} × {file.height} pixels; at most {most:,} are read")
+        # Opened here: of a file that Pillow opens itself it maps the pixels, and takes those of turned TIFF for others.
+        with open(regular_file(path, "an image"), "rb") as stream, pil.open(stream, formats=FORMATS) as file:
+            if file.width * file.height > MOST:
+                raise ValueError(f"it has {file.width} × {file.height} pixels; at most {MOST:,} are read")
             image = eight_bits(file, "RGB" if channels == 3 else "L")
         del file  # and its pixels
         with suppress(Exception):  # EXIF that cannot be read does not say that the image lies on its side
