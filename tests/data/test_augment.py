@@ -49,6 +49,18 @@ def test_normalise():
         normalise(images.long(), INFO)
 
 
+@pytest.mark.parametrize("value", [255.0, 1.001, -0.001, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floats_are_from_0_to_1(value, dtype):
+    images = torch.rand(2, 3, 16, 12, dtype=dtype)
+    assert normalise(images, INFO).isfinite().all() and len(normalise(images[:0], INFO)) == 0
+    images[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"float images have values from .* must be in 0 … 1 \(or uint8\)"):
+        normalise(images, INFO)
+    with pytest.raises(ValueError, match="float images have values from"):
+        Augment(AugmentConfig(flip=True), INFO)(images, torch.zeros(2).long(), epoch=0)
+
+
 def test_nothing_by_default_and_in_eval_mode():
     images, labels = batch()
     x, targets = augment()

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.checkpoint import load_model, read_about
     from spikevit.data import DataInfo, normalise
-    from spikevit.data.folder import read_image
+    from spikevit.data.images import read_image
 
     if args.top < 1:
         raise ValueError(f"--top {args.top} must be at least 1")
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if "data" not in about:
         raise ValueError(f"{args.checkpoint} does not say what data it was trained on, so its classes have no names")
     info = DataInfo.of_checkpoint(about["data"])
-    how = info.image_size, info.channels, info.crop_pct
+    how = info.image_size, info.channels, info.crop_pct, info.interpolation
     images = torch.stack([read_image(path, *how) for path in args.images])
     model = load_model(args.checkpoint)
     with torch.no_grad():

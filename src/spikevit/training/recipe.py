@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from spikevit.adaptive.early_exit import MEASURES
 from spikevit.adaptive.halting import HaltingConfig
 from spikevit.data.config import AugmentConfig
-from spikevit.data.sets import Side
+from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import parse_yaml, read_text
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
@@ -40,24 +40,11 @@ class ModelRecipe(Checked):
 
 
 @dataclass
-class DataRecipe(Checked):
-    """name: digits, cifar10, cifar100 or folder. root: where the files are. image_size: a side or [height, width].
+class DataRecipe(DataSource):
+    """A data set (see `data.load.DataSource`), and how it is loaded: batch_size: images a process and step."""
 
-    image_size and channels are the data's own where they are None. batch_size: images a process and step.
-    val_fraction: share of the training images set aside for choosing the best epoch. on_corrupt: "error" or "skip"
-    for images that cannot be read. crop_pct: of a folder's images, the share of the shorter side that is seen in
-    evaluation, the middle: 0.875 is 224 of 256 pixels.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    image_size: Side | tuple[Side, Side] | None = None
-    channels: Count | None = None
     batch_size: Count = 64
     workers: Natural = 0
-    val_fraction: Annotated[float, Range(least=0, below=1)] = 0.1
-    on_corrupt: Literal["error", "skip"] = "error"
-    crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
 
 
 @dataclass
