@@ -157,7 +157,7 @@ def test_ctrl_c_from_outside(tmp_path):
     """The real thing: a process, a signal, and the rest of the run in another process."""
     directory = tmp_path / "run"
     command = [sys.executable, "-m", "spikevit.cli.main", "train"]
-    changes = [*SHORT, "schedule.epochs=400"]
+    changes = [*SHORT, "schedule.epochs=20"]
     process = subprocess.Popen(
         [*command, "digits", *changes, "--out", str(directory)], stderr=subprocess.PIPE, text=True
     )
@@ -170,11 +170,9 @@ def test_ctrl_c_from_outside(tmp_path):
     assert process.returncode == 130
     assert "go on with: spikevit train --resume" in stderr
 
-    done = len(rows(directory))
-    recipe = directory / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("epochs: 400", f"epochs: {done + 1}"))
-    subprocess.run([*command, "--resume", str(directory), "--quiet"], check=True, timeout=120)
-    assert [row["epoch"] for row in rows(directory)] == list(range(1, done + 2))
+    assert len(rows(directory)) < 20
+    subprocess.run([*command, "--resume", str(directory), "--quiet", "--no-report"], check=True, timeout=120)
+    assert [row["epoch"] for row in rows(directory)] == list(range(1, 21))
 
 
 def test_two_processes_equal_one(tmp_path):
