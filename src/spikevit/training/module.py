@@ -91,10 +91,10 @@ class Classifier(pl.LightningModule):
         """Refuses a step with gradients that are not finite, but where a scaler (16-mixed) leaves such steps out."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            largest = torch.nn.utils.get_total_norm(gradients, math.inf)  # no squares, which could overflow
-            if not torch.isfinite(largest):
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not torch.isfinite(norm):
                 where = f"epoch {self.current_epoch}, step {self.global_step}"
-                raise NonFiniteLoss(f"the largest gradient is {largest.item()} at {where}")
+                raise NonFiniteLoss(f"the norm of the gradients is {norm.item()} at {where}")
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Moves the average, once per step of the optimiser."""

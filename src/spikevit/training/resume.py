@@ -42,8 +42,8 @@ class State(Checked):
     epoch: Natural
     global_step: Natural
     state_dict: dict[str, Any]
-    optimizer_states: list[Any]
-    lr_schedulers: list[Any]
+    optimizer_states: tuple[Any]  # of the one optimiser
+    lr_schedulers: tuple[Any]
     loops: dict[str, Any]
     callbacks: dict[str, Any]
 
