@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_a_scaler_leaves_overflowing_steps_out(tmp_path, brief, shades, monkeypa
     monkeypatch.setattr(run.pl, "Trainer", trainer)
     steps_of(monkeypatch, look)
     train(tmp_path / "run", brief(), data=shades(), progress=False)
-    moved = [not torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
+    moved = [not torch.equal(a, b) for a, b in pairwise(weights)]
     assert moved == [True, True, True, False, True, True, True, True]
 
 

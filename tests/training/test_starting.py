@@ -1,4 +1,4 @@
-"""A model that starts from a checkpoint: its whole config, what the recipe changes in it, other data, exact mode, an ANN."""
+"""A model that starts from a checkpoint: its config, what the recipe changes in it, other data, exact mode, an ANN."""
 
 import pytest
 import torch
