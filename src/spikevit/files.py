@@ -78,15 +78,18 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
 def refuse_existing(files: Mapping[str, Any]) -> None:
     """Refuses to write over files that are there, by option: {"--out": path}; no path is none.
 
-    What an interrupted `write_together` left is not in the way: it is removed.
+    What an interrupted `write_together` left of a set that is not whole is not in the way: it is removed.
     """
     paths = {option: Path(path) for option, path in files.items() if path}
     if len({path.absolute() for path in paths.values()}) < len(paths):
         raise ValueError(f"{' and '.join(paths)} name one file; give each its own")
-    for option, path in paths.items():
-        if any(path.exists() and path.samefile(orphan) for orphan in _orphans(path.parent, path.name)):
+    there = [path for path in paths.values() if path.exists()]
+    if all(any(path.samefile(orphan) for orphan in _orphans(path.parent, path.name)) for path in there):
+        for path in there:
             path.unlink()
+    for path in paths.values():
         clear_orphans(path.parent, path.name)
+    for option, path in paths.items():
         if path.exists():
             raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")
 
@@ -289,6 +292,8 @@ def read_rows(path: str | Path, numbers: Iterable[str], texts: Iterable[str] = (
         if table.fieldnames is None or set(table.fieldnames) != {*numbers, *texts}:
             raise ValueError(f"its columns are {table.fieldnames}")
         for row in table:
+            if None in row or None in row.values():
+                raise ValueError(f"line {table.line_num} has more or fewer cells than there are columns")
             values = {name: float(row[name]) for name in numbers}
             for name, value in values.items():
                 if value - value:
