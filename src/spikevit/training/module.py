@@ -111,7 +111,7 @@ class Classifier(pl.LightningModule):
         if batch_idx * self.trainer.world_size + self.trainer.global_rank >= self.val_batches.total:
             return
         images, labels = batch
-        with nullcontext():  # for numbers: observe.refuse_non_finite(self.trained)
+        with nullcontext():  # place of observe.refuse_non_finite(self.trained)
             logits, work = self.trained.run(normalise(images, self.data.info).to(self.dtype))
         found = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum(), work.sum()
         self.sums[:3] += torch.stack([value.to(self.sums) for value in found])

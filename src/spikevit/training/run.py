@@ -22,6 +22,7 @@ from spikevit.adaptive import DynamicTimeSteps, Halting, add_early_exit, add_hal
 from spikevit.checkpoint import OWN, describe, load_model, read_about, save_model
 from spikevit.data import Data
 from spikevit.data.load import load_data_of
+from spikevit.errors import printable
 from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
 from spikevit.models import SpikingModel
 from spikevit.training.backend import pl
@@ -175,8 +176,9 @@ def _prepared(
     was = origin_of(state, path) if state is not None else None
     if was is not None:
         refuse_other_recipe(was, recipe, path)
-    say = print if progress and not is_helper(recipe) else lambda line: None
-    model, data = build(recipe, data, was=was.model if was is not None else None, say=say)
+    shown = progress and not is_helper(recipe)
+    was_model = was.model if was is not None else None
+    model, data = build(recipe, data, was=was_model, say=lambda line: print(printable(line)) if shown else None)
     digests: dict[str, str] = getattr(data, "digests", dict)()
     if was is not None:
         refuse_other_data(was, data.info, digests, path)
