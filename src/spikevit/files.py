@@ -94,17 +94,21 @@ def refuse_existing(files: Mapping[str, Any]) -> None:
             raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")
 
 
-def clear_orphans(directory: Path, name: str = "*") -> int:
-    """Removes temporary files that processes left which are no more; returns how many."""
-    orphans = _orphans(directory, name)
+def clear_orphans(directory: Path, name: str = "*", *, held: bool = False) -> int:
+    """Removes temporary files that processes left which are no more; returns how many.
+
+    held: no other process writes files of that name, since the directory is locked. Then a process that by now has the
+    number of one that was killed, as often in containers, does not keep them.
+    """
+    orphans = _orphans(directory, name, held)
     for path in orphans:
         path.unlink(missing_ok=True)
     return len(orphans)
 
 
-def _orphans(directory: Path, name: str) -> list[Path]:
+def _orphans(directory: Path, name: str, held: bool = False) -> list[Path]:
     name = name if name == "*" else glob.escape(name)
-    return [path for path in directory.glob(f".{name}.*.tmp") if _is_orphan(path)]
+    return [path for path in directory.glob(f".{name}.*.tmp") if held or _is_orphan(path)]
 
 
 def _linked(temporary: Path, path: Path) -> bool:
