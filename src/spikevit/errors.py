@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
@@ -17,3 +18,12 @@ def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
 def printable(text: str) -> str:
     """The text without what steers a terminal: escapes, control characters, directions of writing."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def inside(where: object) -> Iterator[None]:
+    """Says where the value of a ValueError stands: "FILE: depth=0 must be …"."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -131,7 +131,7 @@ def read_labels(path: Path, count: int) -> list[int]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        labels = json.loads(path.read_text())
+        labels = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(labels, list) or len(labels) != count:

@@ -16,7 +16,7 @@ def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     kept = [old for old in read_rows(path) if int(old["epoch"]) < rows[0]["epoch"]]
 
     def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows([*kept, *rows])
@@ -28,5 +28,5 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a metrics.csv; none where there is no such file."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

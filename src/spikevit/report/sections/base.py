@@ -91,7 +91,7 @@ def render(template: str, **values: Any) -> Markup:
 
 def asset(name: str) -> Markup:
     """A file of page/ as it is."""
-    return Markup(resources.files("spikevit.report").joinpath(f"page/{name}").read_text())
+    return Markup(resources.files("spikevit.report").joinpath(f"page/{name}").read_text(encoding="utf-8"))
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
