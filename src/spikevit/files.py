@@ -91,7 +91,7 @@ def refuse_existing(files: Mapping[str, Any]) -> None:
     paths = {option: Path(path) for option, path in files.items() if path}
     if len({path.absolute() for path in paths.values()}) < len(paths):
         raise ValueError(f"{' and '.join(paths)} name one file; give each its own")
-    halves = {path for path in paths.values() if any(_same(path, orphan) for orphan in _orphans(path.parent, path.name))}
+    halves = [path for path in paths.values() if any(_same(path, o) for o in _orphans(path.parent, path.name))]
     for option, path in paths.items():
         if path.exists() and path not in halves:
             raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")

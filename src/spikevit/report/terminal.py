@@ -43,8 +43,8 @@ class Table(rich.table.Table):
     """A table of texts as they are, on any console."""
 
     def __init__(self, title: str | None = None, **options: Any):
-        options = {"box": box.SIMPLE, "title_justify": "left", "pad_edge": False} | options
-        super().__init__(title=None if title is None else words(title, "bold"), **options)
+        plain: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "pad_edge": False}
+        super().__init__(title=None if title is None else words(title, "bold"), **(plain | options))
 
     def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
         super().add_column(words(header) if isinstance(header, str) else header, *args, **options)
