@@ -10,7 +10,7 @@ from typing import Any, Literal
 from spikevit.checkpoint import load_model, read_about
 from spikevit.conversion.certificate import Certificate, files_of, is_of, load_certificate
 from spikevit.errors import inside
-from spikevit.files import read_json, read_rows, read_text, sha256
+from spikevit.files import parse_json, read_rows, read_text, sha256
 from spikevit.schema import Checked, Count, Natural, NotNegative, Range, Share, read, wrong
 from spikevit.training.recipe import parse_recipe
 
@@ -191,7 +191,7 @@ def _results(directory: Path, missing: dict[str, str]) -> Results | None:
     if not path.exists():
         missing["results"] = f"This run has not ended: go on with spikevit train --resume {directory}"
         return None
-    plain = read_json(path, "a run's results")
+    plain = parse_json(read_text(path, "a run's results"), f"{path} is broken")
     with inside(f"{path} is broken"):
         known = Results.__dataclass_fields__
         results = read(Results, {k: v for k, v in plain.items() if k in known} if isinstance(plain, dict) else plain)
