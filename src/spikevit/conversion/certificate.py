@@ -24,7 +24,7 @@ from spikevit.layers.grid import FLOAT32, FLOAT64
 from spikevit.neurons import ExpG, ExpGIF, SpikeTrain, Staircase
 from spikevit.neurons.staircase import in_force
 from spikevit.profiling.observe import observe
-from spikevit.schema import Checked, Count, Natural, NotNegative, Range, Share, read, wrong
+from spikevit.schema import Checked, Count, Natural, NotNegative, Range, Share, fit, read, wrong
 
 FORMAT = 2
 NOT_IN_FORMAT_1 = ("reasons", "accumulators")  # accumulators were those of some layers, by other arithmetic
@@ -46,7 +46,7 @@ class LayerRecord(Checked):
     largest: Natural
     distinct: Natural
     spikes: NotNegative
-    not_binary: Natural = 0
+    not_binary: Natural
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +179,8 @@ def load_certificate(path: str | Path) -> Certificate:
         if type(version) is not int or version < 1:
             raise wrong("format", version, f"1 to {FORMAT}")
         if version == 1:
-            plain = {"reasons": []} | plain
+            layers = fit(plain.get("layers"), list[dict[str, Any]], "layers")
+            plain = {"reasons": []} | plain | {"layers": [{"not_binary": 0} | layer for layer in layers]}
         needed = [f.name for f in fields(Certificate)]
         if lacks := [name for name in (*needed, "differing", "lossless") if name not in plain]:
             raise ValueError(f"it lacks {', '.join(lacks)}")
