@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from spikevit.errors import printable
 from spikevit.schema import wrong
 
 MOST = 2**24  # bytes of a text file that is read: recipes, certificates and tables have far less
@@ -174,7 +175,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> str:
-    """Rows as CSV. Text that a spreadsheet would take for a formula (=, +, -, @ in front) gets an apostrophe."""
+    """Rows as CSV. Text that a spreadsheet would take for a formula (=, +, -, @ in front) gets an apostrophe.
+
+    What cannot be printed, such as an end of line, is written out.
+    """
     file = io.StringIO(newline="")
     table = csv.DictWriter(file, list(columns or [*rows, {}][0]), lineterminator="\n")
     table.writeheader()
@@ -183,7 +187,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = 
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    if value[:1] in ("=", "+", "-", "@"):
         try:
             float(value)
         except ValueError:

@@ -147,8 +147,7 @@ VERBS = {  # words, and what they write
     "profile": (["profile", "lif", "--images", 2, "--json", "p.json", "--csv", "p.csv"], ("p.json", "p.csv")),
     "eval": (["eval", "lif", "--curve", "c.csv", "--plot", "c.svg", "--count-images", 1], ("c.csv", "c.svg")),
     "plan": (
-        ["plan", "stairs", "--max-steps", 4, "--images", 32, "--max-error", 2, "--out", "n.safetensors"]
-        + ["--plot", "n.svg"],
+        ["plan", "stairs", "--max-error", 2, "--images", 32, "--out", "n.safetensors", "--plot", "n.svg"],
         ("n.safetensors", "n.svg"),
     ),
     "convert": (
