@@ -27,7 +27,7 @@ for words in (
     ["eval", best, "--curve", "c.csv", "--count-images", "1"],
     ["profile", best, "--images", "2", "--json", "p.json", "--csv", "p.csv"],
     ["check", best, "--images", "2", "--rule", "accumulate-only", "--all"],
-    ["check", best, "--images", "2", "--rule", "my.yaml"],
+    ["check", "spikformer_tiny", "--images", "2", "--rule", "my.yaml"],
     ["eval", os.fsdecode("\\u00e9".encode()) + ".safetensors"],
 ):
     print(">", words[0], main(words))
@@ -39,7 +39,9 @@ LATIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 @pytest.mark.parametrize("locale", [ASCII, LATIN], ids=["ascii", "latin-1"])
 def test_every_verb_in_another_locale(tmp_path, locale):
     """Nothing of ours is opened in the encoding of the locale; Python says where (EncodingWarning)."""
-    (tmp_path / "my.yaml").write_text("about: “mine”, µJ\noperands: [binary, integer, real]\n", encoding="utf-8")
+    (tmp_path / "my.yaml").write_text(
+        "about: “mine”, µJ\noperands: [binary, power-of-two, integer, real]\n", encoding="utf-8"
+    )
     path = {"PYTHONPATH": str(Path(spikevit.__file__).parents[1]), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     command = [sys.executable, "-X", "warn_default_encoding", "-c", SCRIPT]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | path | locale, capture_output=True)
