@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import own_name
+from spikevit.files import csv_text
 from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
@@ -213,21 +212,12 @@ class Report:
                     f"{o[key]:.6g}" if key == "rate" else str(o[key]) for o in operands
                 )
             rows.append(layer)
-        return csv_of(rows)
+        return csv_text(rows)
 
     def __rich__(self):
         from spikevit.report.terminal import costs
 
         return costs(self)
-
-
-def csv_of(rows: list[dict[str, Any]]) -> str:
-    """Rows as CSV; the keys of the first are the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys() if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _other(o: Any, images: int) -> dict[str, Any]:
