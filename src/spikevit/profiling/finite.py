@@ -29,23 +29,24 @@ class Finite:
     def __init__(self, layers: Iterable[str] = ()) -> None:
         self.layers = set(layers)
         self.names: list[str] = []
-        self.extremes: list[Tensor] = []
+        self.extremes: list[tuple[Tensor, ...]] = []
 
     def see(self, name: str, x: Any) -> None:
         """Takes in a tensor, spikes or steps, or several; anything else passes. name: plural, or that of a layer."""
         for part in _parts(x):
             if part.is_floating_point() and part.numel() and not part.is_meta:
                 self.names.append(name)
-                self.extremes.append(torch.stack(part.detach().aminmax()))  # NaN is both; a sum could overflow
+                self.extremes.append(part.detach().aminmax())  # NaN is both; a sum could overflow
 
     def bad(self) -> list[str]:
         """Names of what was not finite, in the order in which it was seen; forgets all."""
         groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for i, x in enumerate(self.extremes):
+        for i, (x, _) in enumerate(self.extremes):
             groups.setdefault((x.device, x.dtype), []).append(i)
         wrong: list[int] = []
         for places in groups.values():  # one, but where a network lies on several devices or in several types
-            finite = torch.stack([self.extremes[i] for i in places]).isfinite().all(1).tolist()
+            both = torch.stack([x for i in places for x in self.extremes[i]])
+            finite = both.isfinite().view(-1, 2).all(1).tolist()
             wrong += [i for i, fine in zip(places, finite, strict=True) if not fine]
         names = list(dict.fromkeys(self.names[i] for i in sorted(wrong)))
         self.names, self.extremes = [], []
