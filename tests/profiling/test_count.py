@@ -465,8 +465,8 @@ def test_several_arguments():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "batches is empty"),
-        (iter(()), "batches is empty"),
+        ([], "data holds no images"),
+        (iter(()), "data holds no images"),
         (torch.randn(0, 8), r"at least one image; got \(0, 8\)"),
         ([torch.randn(2, 8), torch.randn(0, 8)], r"at least one image; got \(0, 8\)"),
         ([{"x": torch.randn(2, 8)}], "a batch must be a tensor"),

@@ -178,9 +178,9 @@ def test_forms_of_images(run):
     forms = [x, [x], iter([x]), [(x, torch.zeros(4, dtype=torch.long))], [[x, torch.ones(4, dtype=torch.long)]]]
     found = [str(run(model, form)) for form in forms]
     assert len(set(found)) == 1
-    with pytest.raises(ValueError, match="batches is empty|at least one image"):
+    with pytest.raises(ValueError, match="data holds no images|at least one image"):
         run(model, x[:0])
-    with pytest.raises(ValueError, match="batches is empty"):
+    with pytest.raises(ValueError, match="data holds no images"):
         run(model, [])
 
 

@@ -288,7 +288,7 @@ def count(model: nn.Module, images: Tensor | Iterable[Any]) -> Counts:
     finally:
         mha.set_fastpath_enabled(fast)
     if not counts.images:
-        raise ValueError("batches is empty: there is no image to count on")
+        raise ValueError("data holds no images: there is nothing to count")
     counts.operators = [replace(counter.operators[key], head=key in heads) for key in keys]
     counts.one_pass = counter.one_pass and (ours is not None or steps == 1)
     counts.neurons = list(counter.neurons.values())

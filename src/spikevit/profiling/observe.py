@@ -174,7 +174,7 @@ def step_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, Te
 def _counted(model: nn.Module, images: Tensor | Iterable[Any]) -> StepRates:
     with StepRates(model) as counted:
         if not run(model, images, counted.new_batch):
-            raise ValueError("batches is empty: there is no image to take rates of")
+            raise ValueError("data holds no images: there are no rates")
     return counted
 
 
