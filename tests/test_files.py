@@ -115,7 +115,7 @@ def test_one_file_for_two_options(tmp_path):
 
 
 def test_temporary_files_of_the_living_stay(tmp_path):
-    living = tmp_path / f".x.{os.getpid()}.tmp"
+    living = tmp_path / f".x.{os.getppid()}.tmp"
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     others = [
         tmp_path / f".x.{dead.stdout.strip()}.tmp",
@@ -226,7 +226,7 @@ def test_tables(tmp_path):
     files.write_text(path, files.csv_text(rows))
     found = files.read_rows(path, ["rate"], ["layer"])
     assert [row["rate"] for row in found] == [0.25, 1e-9, -0.5]
-    assert [row["layer"] for row in found] == ["'=1+1", "-2.5", 'a,"b"\n'], "no spreadsheet takes it for a formula"
+    assert [row["layer"] for row in found] == ["'=1+1", "-2.5", r'a,"b"\n'], "no spreadsheet takes it for a formula"
     assert files.read_rows(tmp_path / "none.csv", ["rate"]) == []
 
 

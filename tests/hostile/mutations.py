@@ -200,7 +200,7 @@ def outcomes(cases: Iterable[tuple[Any, Callable[[], str]]], failures: list | No
 
 def is_fault(result: str) -> bool:
     """Whether an outcome is one that must not be."""
-    return result.split()[0].isupper()
+    return "fault: " in result or result.split()[0].isupper()
 
 
 def as_json(plain: Any) -> str:

@@ -3,9 +3,10 @@
 import json
 import random
 
-import files_of_runs
 import pytest
-from files_of_runs import CERTIFICATE, FILES, campaign, damaged, faults, make_run
+
+from tests.hostile import files_of_runs
+from tests.hostile.files_of_runs import CERTIFICATE, FILES, campaign, damaged, faults, make_run
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,10 @@
-"""A sample of the campaign on image files; all of it: python tests/hostile/images.py 1200 0."""
+"""A sample of the campaign on image files; all of it: python -m tests.hostile 1 images."""
 
 import sys
 
 import pytest
-from images import campaign
+
+from tests.hostile.images import campaign
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process held at most")
