@@ -14,9 +14,10 @@ from PIL import Image
 
 from spikevit import create_model, save_model
 from spikevit.cli.main import main
-from spikevit.data import DataInfo, images, load_data, read_image
+from spikevit.data import DataInfo, images, load_data, normalise, read_image
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.data.load import load_data_of
+from spikevit.profiling.calibrate import calibrate
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build
 
@@ -230,6 +231,7 @@ def test_digits_in_files_are_those_in_memory(digits, saved, size, channels):
 def test_predict_and_eval_of_a_folder_see_what_training_saw(digits, tmp_path, monkeypatch, capsys):
     recipe = load_recipe("digits", ["model.config.embed_dim=16", "model.config.depth=1", "model.config.num_heads=2"])
     model, data = build(recipe)
+    calibrate(model, normalise(data.train.images[:64], data.info))  # neurons that fire
     about = data.info.to_dict() | {"source": vars(recipe.data)}
     save_model(model, tmp_path / "m.safetensors", data=about)
     monkeypatch.setenv("COLUMNS", "300")
@@ -238,12 +240,15 @@ def test_predict_and_eval_of_a_folder_see_what_training_saw(digits, tmp_path, mo
         folder = load_data_of({"data": about, "config": {}}, name="folder", root=digits / str(size))
         seen[size] = {int(p.stem): image for p, (image, _) in zip(folder.test.files, folder.test, strict=True)}
         assert all(torch.equal(image, data.test.images[i]) for i, image in seen[size].items()) and len(seen[size]) == 40
-    rows = {}
+    with torch.no_grad():
+        shares = model.eval()(normalise(data.test.images[:40], data.info)).softmax(-1)
     for size in (8, 16):
-        files = sorted((digits / str(size)).glob("*/*.png"))[:5]
-        assert main(["predict", str(tmp_path / "m.safetensors"), *map(str, files)]) == 0
-        rows[size] = [line.split("│")[2:] for line in capsys.readouterr().out.splitlines() if ".png" in line]
-    assert len(rows[8]) == 5 and rows[8] == rows[16]
+        files = sorted((digits / str(size)).glob("*/*.png"), key=lambda path: path.name)
+        assert main(["predict", str(tmp_path / "m.safetensors"), *map(str, files), "--top", "10"]) == 0
+        rows = [line.split("│")[2:-1] for line in capsys.readouterr().out.splitlines() if ".png" in line]
+        found = [sorted(cell.strip() for cell in row) for row in rows]
+        assert found == [sorted(f"{k} {p:.1%}" for k, p in enumerate(row)) for row in shares.tolist()]
+    assert len({max(row) for row in shares.tolist()}) > 20
 
 
 def test_photographs_of_digits_are_seen_from_their_middle(tmp_path):
