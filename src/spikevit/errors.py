@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 
 def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
@@ -14,6 +16,25 @@ def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
     return ValueError(f"unknown {what} {value!r}; {hint}")
 
 
+def refuse_non_finite(tensors: Mapping[str, Any], what: str) -> None:
+    """A ValueError where a tensor holds NaN or infinity: spikes would swallow it, and nothing would show it."""
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"{what}: {len(bad)} of {len(tensors)} tensors are not finite (NaN or infinite): {', '.join(bad[:3])}{more}"
+        )
+
+
 def printable(text: str) -> str:
     """The text without what steers a terminal: escapes, control characters, directions of writing."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def inside(where: object) -> Iterator[None]:
+    """Says where the value of a ValueError stands: "FILE: depth=0 must be …"."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

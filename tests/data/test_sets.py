@@ -30,10 +30,10 @@ def test_info_of_before_crop_pct_is_of_whole_images():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"men": 1}, "men.*did you mean mean"),
+        ({"men": 1}, "men.*did you mean data.mean"),
         ({"mean": None}, "lacks mean"),
         ({"mean": [0.5]}, r"mean is \(0.5,\)"),
-        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
     ],
 )
 def test_info_refuses(change, message):

@@ -55,7 +55,7 @@ class Batches(Sampler[list]):
         if drop_last and n < batch_size * world_size:
             raise ValueError(
                 f"n is {n}, but batch_size {batch_size} × world_size {world_size} needs {batch_size * world_size} "
-                "images for one batch each: take a smaller batch_size"
+                "images for one batch each; take a smaller batch_size"
             )
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
         self.rank, self.world_size, self.epoch = rank, world_size, 0
