@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -196,6 +197,34 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
     (tmp_path / "more.png").write_bytes((tmp_path / "more.png").read_bytes()[:60])  # no pixels in it
     with pytest.raises(ValueError, match=r"more.png .*it has 11 × 5 pixels; at most 54 are read"):
         read_image(tmp_path / "more.png", (8, 8), 3)
+
+
+def test_lengths_that_a_file_claims_are_not_reserved(tmp_path):
+    """A last chunk of PNG that says it has 4 GB: with 1 GB to spare it is read, or refused, as with more."""
+    Image.fromarray(noise()).save(tmp_path / "image.png")
+    content = (tmp_path / "image.png").read_bytes()
+    at = content.index(b"IDAT") - 4
+    (tmp_path / "image.png").write_bytes(content[:at] + (2**32 - 1).to_bytes(4, "big") + content[at + 4 :])
+    code = f"""if True:
+        import resource
+        from spikevit.data import read_image
+        import PIL.Image, PIL.PngImagePlugin, PIL.ImageOps
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
+        try:
+            assert read_image({str(tmp_path / "image.png")!r}, (6, 9), 3).shape == (3, 6, 9)
+        except ValueError as error:
+            assert "image.png cannot be read" in str(error)
+        """
+    peak()
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "image.png").open("wb") as file:
+        file.truncate(2**40)  # all holes
+    with pytest.raises(ValueError, match="image.png .*it has 1,099,511,627,776 bytes; at most 268,435,456 are read"):
+        read_image(tmp_path / "image.png", (8, 8), 3)
 
 
 def test_a_crop_that_cannot_be_is_refused(tmp_path):

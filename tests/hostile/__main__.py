@@ -14,6 +14,7 @@ CAMPAIGNS = {  # what is damaged: where, and how many cases in full
     "recipes": ("recipes.campaign", 8000),
     "checkpoints": ("checkpoints.campaign", 5000),
     "originals": ("checkpoints.originals", 3000),
+    "images": ("images.campaign", 4000),
 }
 
 
