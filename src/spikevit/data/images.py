@@ -6,6 +6,7 @@ data set (`seen`), so that an image of it, saved and read again, has the pixels 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +24,8 @@ from spikevit.files import regular_file
 from spikevit.schema import wrong
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "TIFF")  # none that starts a program, as EPS does
-MOST = 2**26  # pixels of an image; as Pillow holds them, a quarter of a gigabyte
+MOST = 2**26  # pixels of an image, which Pillow holds in four bytes each
+BYTES = 2**28  # of a file
 WHOLE = 2**24  # pixels of a scaled image; of a larger one only the part that is seen is made
 
 
@@ -44,8 +46,7 @@ def load_image(path: str | Path, channels: int, see: Callable[[Any], Tensor]) ->
         raise ValueError(f"channels is {channels}; image files can be read with 1 (grey) or 3 (RGB)")
     pil = need("PIL.Image", "train")
     try:
-        # Opened here: of a file that Pillow opens itself it maps the pixels, and takes those of turned TIFF for others.
-        with open(regular_file(path, "an image"), "rb") as stream, pil.open(stream, formats=FORMATS) as file:
+        with pil.open(io.BytesIO(content(path)), formats=FORMATS) as file:
             if file.width * file.height > MOST:
                 raise ValueError(f"it has {file.width} × {file.height} pixels; at most {MOST:,} are read")
             image = eight_bits(file, "RGB" if channels == 3 else "L")
@@ -55,8 +56,17 @@ def load_image(path: str | Path, channels: int, see: Callable[[Any], Tensor]) ->
         return see(image)
     except pil.UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read as an image: it is none of {', '.join(FORMATS)}") from None
+    except MemoryError:  # which says nothing of the file
+        raise
     except Exception as error:  # each decoder fails in its own way
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def content(path: str | Path) -> bytes:
+    """What is in an image file. Of an open one Pillow reserves what it claims to hold, and mixes up turned TIFF."""
+    if (size := regular_file(path, "an image").stat().st_size) > BYTES:
+        raise ValueError(f"it has {size:,} bytes; at most {BYTES:,} are read")
+    return Path(path).read_bytes()
 
 
 def eight_bits(file: Any, mode: str) -> Any:
