@@ -131,7 +131,7 @@ def test_yaml_round_trip(name, write):
         ("model.name.tiny=1", "'model.name.tiny': 'name' has no fields below it"),
         (
             "model=qkformer_tiny",
-            "model='qkformer_tiny' must be a mapping of name, start, ann, backend, time_steps, config",
+            "model='qkformer_tiny' must be a mapping of name, start, transfer, ann, backend, time_steps, config",
         ),
         ("optimizer.lr=fast", "optimizer.lr"),
         ("data.batch_size=1.5", "data.batch_size"),
@@ -168,7 +168,7 @@ def test_wrong_changes(change, message):
         ("modle: {name: a}", "unknown key 'modle'; did you mean model"),
         ("model: {nmae: a}", "unknown key 'model.nmae'; did you mean model.name"),
         ("model: {time_steps: many}", "model.time_steps"),
-        ("model:", "model=None must be a mapping of name, start, ann, backend, time_steps, config"),
+        ("model:", "model=None must be a mapping of name, start, transfer, ann, backend, time_steps, config"),
         ("- digits", "must be a mapping of model, data, "),
         ("model: [1", "mine.yaml is not valid YAML"),
         ("schedule: {epochs: 1}", "schedule.epochs=1 is less than warmup_epochs=3"),
