@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from spikevit.adaptive import apply_methods
 from spikevit.data.sets import DataInfo
-from spikevit.errors import refuse_non_finite
+from spikevit.errors import inside, refuse_non_finite
 from spikevit.files import parse_json, regular_file, write_atomically
 from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, families
@@ -72,6 +73,13 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
             with another head: it could not be loaded.
         OSError: the file could not be written whole; what was there before is untouched.
     """
+    with inside(path):
+        writer = model_writer(model, **about)
+    write_atomically(path, writer)
+
+
+def model_writer(model: SpikingModel, **about: Any) -> Callable[[Path], Any]:
+    """What saves the model as it is now, for `files.write_together`; see `save_model`."""
     from safetensors.torch import save_file
 
     if taken := about.keys() & OWN:
@@ -79,11 +87,10 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
     description = describe(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     check_about(about, description)
-    refuse_non_finite(tensors, f"{path} is not saved")
+    refuse_non_finite(tensors, "the model is not saved")
     _refuse_undescribed(model, description)
     text = json.dumps({name: getattr(description, name) for name in OWN} | about)
-    metadata = {KEY: text, DIGEST: digest(text, tensors)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    return partial(save_file, tensors, metadata={KEY: text, DIGEST: digest(text, tensors)})
 
 
 def _refuse_undescribed(model: SpikingModel, description: Description) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -28,3 +29,12 @@ def refuse_non_finite(tensors: Mapping[str, Any], what: str) -> None:
 def printable(text: str) -> str:
     """The text without what steers a terminal: escapes, control characters, directions of writing."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def inside(where: object) -> Iterator[None]:
+    """Says where the value of a ValueError stands: "FILE: depth=0 must be …"."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

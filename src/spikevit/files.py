@@ -19,10 +19,12 @@ from typing import Any
 
 import yaml
 
+from spikevit.errors import printable
 from spikevit.schema import wrong
 
 MOST = 2**24  # bytes of a text file that is read: recipes, certificates and tables have far less
 NODES = 100_000  # values in a YAML or JSON file
+_writing: set[Path] = set()  # temporary files of this process
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -55,6 +57,9 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
     """
     paths = {Path(path): write for path, write in files.items()}
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths}
+    linked: list[Path] = []
+    ours = {temporary.absolute() for temporary in temporaries.values()}
+    _writing.update(ours)
     path = next(iter(paths))
     try:
         for path, write in paths.items():
@@ -65,14 +70,18 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
                 os.fsync(file.fileno())
             temporaries[path].chmod(0o666 & ~_umask())
         for path, temporary in temporaries.items():
-            if len(temporaries) == 1 or path.exists() or not _linked(temporary, path):
+            if len(temporaries) > 1 and not path.exists() and _linked(temporary, path):
+                linked.append(path)
+            else:
                 os.replace(temporary, path)
+        linked = []
     except Exception as error:
         kept = "the file that was there is untouched" if path.exists() else "nothing was left behind"
         raise OSError(f"could not save {path} ({kept}): {error}") from error
     finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+        for part in (*linked, *temporaries.values()):  # where it failed, what has its name already goes, too
+            part.unlink(missing_ok=True)
+        _writing.difference_update(ours)
 
 
 def refuse_existing(files: Mapping[str, Any]) -> None:
@@ -83,6 +92,9 @@ def refuse_existing(files: Mapping[str, Any]) -> None:
     paths = {option: Path(path) for option, path in files.items() if path}
     if len({path.absolute() for path in paths.values()}) < len(paths):
         raise ValueError(f"{' and '.join(paths)} name one file; give each its own")
+    for option, path in paths.items():
+        if not (above := next(p for p in path.absolute().parents if p.exists())).is_dir():
+            raise ValueError(f"{path} cannot be written: {above} is no directory; name another with {option}")
     there = [path for path in paths.values() if path.exists()]
     if all(any(path.samefile(orphan) for orphan in _orphans(path.parent, path.name)) for path in there):
         for path in there:
@@ -108,7 +120,7 @@ def clear_orphans(directory: Path, name: str = "*", *, held: bool = False) -> in
 
 def _orphans(directory: Path, name: str, held: bool = False) -> list[Path]:
     name = name if name == "*" else glob.escape(name)
-    return [path for path in directory.glob(f".{name}.*.tmp") if held or _is_orphan(path)]
+    return [path for path in directory.absolute().glob(f".{name}.*.tmp") if held or _is_orphan(path)]
 
 
 def _linked(temporary: Path, path: Path) -> bool:
@@ -121,10 +133,12 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def _is_orphan(path: Path) -> bool:
-    """Whether the process that its name tells of does not run."""
+    """Whether the process that its name tells of does not run, or is this one, which knows nothing of it."""
     pid = path.name.removesuffix(".tmp").rpartition(".")[2]
     if not pid.isdigit():
         return False
+    if int(pid) == os.getpid():  # in containers numbers come again
+        return path not in _writing
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
@@ -162,16 +176,22 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> str:
-    """Rows as CSV. Text that a spreadsheet would take for a formula (=, +, -, @ in front) gets an apostrophe."""
+    """Rows as CSV. Text that a spreadsheet would take for a formula (=, +, -, @ in front) gets an apostrophe.
+
+    What cannot be printed, such as an end of line, is written out.
+    """
     file = io.StringIO(newline="")
-    table = csv.DictWriter(file, list(columns or rows[0]), lineterminator="\n")
+    table = csv.DictWriter(file, list(columns or [*rows, {}][0]), lineterminator="\n")
     table.writeheader()
     table.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    if value[:1] in ("=", "+", "-", "@"):
         try:
             float(value)
         except ValueError:
@@ -280,8 +300,13 @@ _Loader.add_implicit_resolver(  # 1e-3, which YAML 1.1 takes for text
 )
 
 
-def read_rows(path: str | Path, numbers: Iterable[str], texts: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Rows of a CSV file whose columns are `numbers`, finite, and `texts`; none where there is no such file."""
+def read_rows(
+    path: str | Path, numbers: Iterable[str], texts: Iterable[str] = (), *, more: bool = False
+) -> list[dict[str, Any]]:
+    """Rows of a CSV file whose columns are `numbers`, finite, and `texts`; none where there is no such file.
+
+    more: further columns may be there, of numbers as well.
+    """
     path = Path(path)
     if not path.exists():
         return []
@@ -289,8 +314,10 @@ def read_rows(path: str | Path, numbers: Iterable[str], texts: Iterable[str] = (
     found: list[dict[str, Any]] = []
     try:
         table = csv.DictReader(io.StringIO(read_text(path, "a table")), strict=True)
-        if table.fieldnames is None or set(table.fieldnames) != {*numbers, *texts}:
-            raise ValueError(f"its columns are {table.fieldnames}")
+        found_there = table.fieldnames or []
+        numbers += [name for name in found_there if more and name not in (*numbers, *texts)]
+        if sorted(found_there) != sorted([*numbers, *texts]):
+            raise ValueError(f"its columns are {found_there}")
         for row in table:
             if None in row or None in row.values():
                 raise ValueError(f"line {table.line_num} has more or fewer cells than there are columns")
@@ -298,7 +325,7 @@ def read_rows(path: str | Path, numbers: Iterable[str], texts: Iterable[str] = (
             for name, value in values.items():
                 if value - value:
                     raise wrong(name, value, "a finite number")
-            found.append(values | {name: str(row[name]) for name in texts})
+            found.append(values | {name: row[name] for name in texts})
     except (TypeError, ValueError, csv.Error) as error:
         columns = ", ".join([*numbers, *texts])
         raise ValueError(f"{path} is broken, not a table of {columns}: {error}") from None

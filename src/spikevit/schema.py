@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from inspect import signature
+from inspect import get_annotations, signature
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -152,6 +152,17 @@ def wrong(where: str, value: Any, right: str) -> ValueError:
     return ValueError(f"{where}={text if len(text) <= 80 else text[:77] + '...'} must be {right}")
 
 
+def positive(where: str, value: Any, above: float = 0) -> Any:
+    """The value, a finite number (of any kind, such as a tensor) that is greater than `above`, or a ValueError."""
+    try:
+        fine = isfinite(value) and value > above
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise wrong(where, value, f"a finite number greater than {above:g}")
+    return value
+
+
 def hints(kind: Any) -> dict[str, Any]:
     """The type of each field of a dataclass that is given to make one."""
     return _hints(kind)
@@ -161,13 +172,19 @@ def hints(kind: Any) -> dict[str, Any]:
 def _hints(kind: Any) -> dict[str, Any]:
     try:
         types = get_type_hints(kind, include_extras=True)
-    except NameError:  # a name that only its own module or function knows: such fields are not checked
-        types = {name: {"int": int, "float": float, "str": str, "bool": bool}.get(t, Any) for name, t in _texts(kind)}
+    except NameError:  # a name that only its own module or function knows: that field is not checked, the others are
+        classes = [c for c in reversed(kind.__mro__) if c is not object]
+        types = {name: _hint(c, name, t) for c in classes for name, t in get_annotations(c).items()}
     return {f.name: types[f.name] for f in _fields(kind)}
 
 
-def _texts(kind: Any) -> list[tuple[str, Any]]:
-    return [(f.name, f.type) for f in _fields(kind)]
+def _hint(kind: type, name: str, annotation: Any) -> Any:
+    """The type of one annotation of a class; Any where a name in it is not known."""
+    alone = type(kind.__name__, (), {"__annotations__": {name: annotation}, "__module__": kind.__module__})
+    try:
+        return get_type_hints(alone, include_extras=True)[name]
+    except NameError:
+        return Any
 
 
 def _fields(kind: Any) -> list[Field]:

@@ -57,7 +57,6 @@ def test_profile_as_json(cli):
 
 def test_profile_writes_files(cli, tmp_path):
     Path("own.yaml").write_text("add: 1\nmultiply: 2\n")
-    Path("layers.csv").write_text("old")
     words = ("--json", "out/report.json", "--csv", "layers.csv", "--constants", "own.yaml")
     status, out, _ = cli("profile", "sdt_tiny", "--images", 2, "--batch-size", 2, *words)
     assert status == 0 and "sdt_tiny: every product" in out
@@ -68,16 +67,14 @@ def test_profile_writes_files(cli, tmp_path):
     assert {path.name for path in tmp_path.rglob("*")} == {"own.yaml", "layers.csv", "out", "report.json"}
 
 
-def test_profile_that_cannot_write_leaves_the_old_file(cli, monkeypatch):
-    Path("layers.csv").write_text("old")
-
+def test_profile_that_cannot_write_leaves_nothing(cli, monkeypatch):
     def full(*_args, **_options):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_text", full)
     status, _, err = cli("profile", "spikformer_tiny", "--images", 1, "--csv", "layers.csv")
-    assert status == 2 and "could not save layers.csv (the file that was there is untouched): disk full" in err
-    assert Path("layers.csv").read_text() == "old" and [path.name for path in Path().iterdir()] == ["layers.csv"]
+    assert status == 2 and "could not save layers.csv (nothing was left behind): disk full" in err
+    assert not list(Path().iterdir())
 
 
 def test_profile_of_a_checkpoint(cli):
@@ -167,9 +164,9 @@ def test_mistakes(cli, verb, words, message):
     [
         (["profile", "--constants", "int9"], "unknown constants 'int9'; did you mean int8"),
         (["profile", "--constants", "none.yaml"], "none.yaml"),
-        (["profile", "--constants", "bad.yaml"], "bad.yaml is not valid YAML"),
+        (["profile", "--constants", "bad.yaml"], "bad.yaml is not a table of constants"),
         (["check", "--rule", "asynchronus"], "unknown rule 'asynchronus'; did you mean asynchronous"),
-        (["check", "--rule", "bad.yaml"], "bad.yaml is not valid YAML"),
+        (["check", "--rule", "bad.yaml"], "bad.yaml is not a rule"),
     ],
 )
 def test_mistakes_in_tables(cli, words, message):

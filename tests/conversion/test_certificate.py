@@ -13,6 +13,8 @@ import format1
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import spikevit
@@ -380,7 +382,7 @@ def test_fingerprint():
         ("[1, 2]", "is not a certificate of spikevit"),
         ("null", "is not a certificate of spikevit"),
         ('{"format": 1}', "is not a certificate of spikevit"),
-        ("\udc80", "is not a certificate of spikevit"),
+        ("\udc80", "is not a certificate: no UTF-8 text"),
         ({"layers": [{"name": "x"}]}, "is not a certificate of spikevit"),
         ({"layers": 7}, "is not a certificate of spikevit"),
         ({"format": None}, "is not a certificate of spikevit"),
@@ -426,8 +428,12 @@ def test_grids_with_other_thresholds_are_refused():
 
 
 def test_checkpoints_of_such_a_config_say_what_to_do(made, tmp_path):
-    model = copy.deepcopy(made[0])
-    object.__setattr__(model.config, "power_of_two", False)  # as earlier versions allowed
-    save_model(model, tmp_path / "old.safetensors")
+    """As earlier versions wrote them."""
+    path = tmp_path / "old.safetensors"
+    save_model(made[0], path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["spikevit"])
+    about |= {"format": 2, "config": about["config"] | {"power_of_two": False}}
+    save_file(load_file(path), path, {"spikevit": json.dumps(about)})
     with pytest.raises(ValueError, match=r"was never exact: train it on with power_of_two=True"):
-        load_model(tmp_path / "old.safetensors")
+        load_model(path)

@@ -247,18 +247,18 @@ def test_own_rule(tmp_path, counted):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("about: nothing", r"rule mine must be a YAML mapping with operands: \[binary, …\]"),
-        ("[binary]", "must be a YAML mapping with operands"),
-        ("operands: []", "must be a YAML mapping with operands"),
-        ("operands: [binry]", "unknown class of operands in rule mine 'binry'; did you mean binary"),
-        ("operands: [binary]\nforbids: [max pool]", "unknown key of rule mine 'forbids'; did you mean forbid"),
+        ("about: nothing", "mine.yaml: Rule lacks operands"),
+        ("[binary]", r"mine.yaml: Rule=\['binary'\] must be a mapping of name, about, operands, exempt, forbid"),
+        ("operands: []", r"mine.yaml: operands=\(\) must be some of binary, power-of-two, integer, real"),
+        ("operands: [binry]", "mine.yaml: unknown class of operands 'binry'; did you mean binary"),
+        ("operands: [binary]\nforbids: [max pool]", "mine.yaml: unknown key 'forbids'; did you mean forbid"),
         (
             "operands: [binary]\nforbid: [max pol]",
-            "unknown thing to forbid in rule mine 'max pol'; did you mean max pool",
+            "mine.yaml: unknown thing to forbid 'max pol'; did you mean max pool",
         ),
         ("operands: binary", "operands='binary' must be a list"),
         ("operands: [binary]\nexempt: stem", "exempt='stem' must be a list"),
-        ("operands: [binary\n", "mine.yaml is not valid YAML"),
+        ("operands: [binary\n", "mine.yaml is not a rule: while parsing"),
     ],
 )
 def test_own_rules_that_are_wrong(tmp_path, text, message):
@@ -270,7 +270,7 @@ def test_own_rules_that_are_wrong(tmp_path, text, message):
 def test_unknown_rule():
     with pytest.raises(ValueError, match="unknown rule 'asynchronus'; did you mean asynchronous"):
         load_rule("asynchronus")
-    with pytest.raises(OSError, match="none.yaml"):
+    with pytest.raises(ValueError, match="there is no rule none.yaml"):
         load_rule("none.yaml")
 
 

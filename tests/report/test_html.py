@@ -350,7 +350,10 @@ def test_conversions_are_found(runs, show, tmp_path, monkeypatch):
         assert "shown is epoch" not in page.locator(".facts").inner_text()
     shutil.copy(runs / "stas" / "best.safetensors", here / "best.safetensors")  # another model of that name
     page = show(write_report([here / "best.safetensors"], tmp_path / "report.html"))
-    assert "was not converted" in page.locator("#conversion").inner_text()
+    assert (
+        "proof.json is not shown: it is of another model than best.safetensors and"
+        in page.locator("#conversion").inner_text()
+    )
     page = show(write_report([here / "last.safetensors"], tmp_path / "report.html"))
     assert "was not converted" in page.locator("#conversion").inner_text()
     (here / "proof.json").unlink()
@@ -423,7 +426,7 @@ def test_bad_runs(runs, tmp_path, monkeypatch):
         (broken["half"], "best.safetensors is truncated"),
         (broken["results"], "results.json is broken"),
         (broken["list"], "results.json is broken"),
-        (broken["lacking"], "results.json is broken: it lacks right, total, split"),
+        (broken["lacking"], "results.json is broken: Results lacks right, total, split"),
         (broken["metrics"], "metrics.csv is broken"),
         (broken["recipe"], "the recipe in .*recipe.yaml is broken"),
         (broken["rates"], "spikes.csv is broken"),

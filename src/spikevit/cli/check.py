@@ -28,11 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints every verdict that is not a pass, by rule; 1 where there is one."""
     import json
 
-    from rich.console import Console
-
     from spikevit.profiling.check import check, load_rule
     from spikevit.profiling.count import count
-    from spikevit.report.terminal import verdicts
+    from spikevit.report.terminal import console, verdicts
 
     rules = [load_rule(name) for name in args.rule or ["accumulate-only"]]
     source = load_source(args)
@@ -41,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"data": source.about, "checks": [c.to_dict() for c in checks]}, indent=2))
     else:
-        console = Console(highlight=False)
+        shown = console()
         for c in checks:
-            console.print(verdicts(c, show_all=args.all))
-        console.print(f"On {source.about}.", style="dim")
+            shown.print(verdicts(c, show_all=args.all))
+        shown.print(f"On {source.about}.", style="dim")
     return 0 if all(c.passed for c in checks) else 1

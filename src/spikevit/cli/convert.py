@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from spikevit.cli.source import check_numbers, checkpoint_source
+from spikevit.cli.source import add_data, add_device, check_numbers, checkpoint_source, load
+from spikevit.errors import inside
 
 EXAMPLE = """examples:
   spikevit convert runs/demo-1/exact/best.safetensors
@@ -18,8 +20,7 @@ SETTINGS = ("data", "root", "images", "batch_size")  # which images; a certifica
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, images, and where to write."""
     parser.add_argument("checkpoint", nargs="?", help="a .safetensors file of spikevit with staircase neurons")
-    parser.add_argument("--data", help="data set (default: the checkpoint's own)")
-    parser.add_argument("--root", help="folder of the data set, where it is not that of training")
+    add_data(parser)
     parser.add_argument("--images", type=int, help="how many, from the first (default: all test images)")
     parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
     parser.add_argument("--exact", action="store_true", help="put weights on 8-bit grids first, without fine-tuning")
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-report", action="store_true", help="do not write the report (of the run, or …-report.html)"
     )
+    add_device(parser)
     parser.add_argument("--verify", metavar="FILE", help="re-check a certificate and write nothing")
 
 
@@ -46,64 +48,62 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from spikevit.checkpoint import load_model, read_about, save_model
+    from spikevit.checkpoint import model_writer, read_about
     from spikevit.cli.report import attempt
-    from spikevit.conversion.certificate import with_files
+    from spikevit.conversion.certificate import relative, with_files
     from spikevit.conversion.convert import convert
     from spikevit.conversion.quantise import quantise
+    from spikevit.files import refuse_existing, text_writer, write_together
+    from spikevit.report.terminal import console
 
-    console = Console(highlight=False)
+    check_numbers(args)
     checkpoint = Path(args.checkpoint)
     codes = dict(map(_code, args.code))
-    about, model = read_about(checkpoint), load_model(checkpoint)
-    check_numbers(args)
-    source = checkpoint_source(args, checkpoint, model)
-    kept = {key: value for key, value in about.items() if key in ("data", "recipe")}
     stem = checkpoint.with_suffix("")
+    reference = Path(f"{stem}-exact.safetensors") if args.exact else checkpoint
     out = Path(args.out or f"{stem}-spiking.safetensors")
     proof = Path(args.certificate or f"{stem}-certificate.json")
-    for path in (out, proof):
-        if path.exists():
-            raise ValueError(f"{path} exists already and is not overwritten; name another with --out, --certificate")
-    reference = checkpoint
+    new = {"--exact (it is called after the checkpoint)": reference} if args.exact else {}
+    refuse_existing({**new, "--out": out, "--certificate": proof})
+    about, model = read_about(checkpoint), load(args, checkpoint)
+    source = checkpoint_source(args, checkpoint, model)
+    kept = {key: value for key, value in about.items() if key in ("data", "recipe")}
+    files: dict[Path, Any] = {}
     if args.exact:
         name, model = model.name, quantise(model)
         model.name = name
-        reference = Path(f"{stem}-exact.safetensors")
+        files[reference] = model_writer(model, **kept)
     spiking, certificate = convert(model, list(source.batches()), codes=codes)
-    if args.exact:
-        save_model(model, reference, **kept)
-    save_model(spiking, out, **kept)
+    files[out] = model_writer(spiking, **kept)
     settings = {name: getattr(args, name) for name in SETTINGS}
-    certificate = with_files(certificate, reference=str(reference), spiking=str(out), data=settings)
-    certificate.save(proof)
-    console.print(certificate)
-    console.print(f"Spiking model: {out}\nCertificate: {proof}", soft_wrap=True)
+    names = {"reference": relative(reference, proof), "spiking": relative(out, proof)}
+    certificate = with_files(certificate, **names, data=settings)
+    files[proof] = text_writer(certificate.to_json())
+    write_together(files)
+    shown = console()
+    shown.print(certificate)
+    shown.print(f"Spiking model: {out}\nCertificate: {proof}", soft_wrap=True)
     if not args.no_report:
         in_run = (checkpoint.parent / "recipe.yaml").is_file() and {out.parent, proof.parent} == {checkpoint.parent}
-        attempt(checkpoint.parent if in_run else out, args.root)
+        attempt(checkpoint.parent if in_run else out, args.root, args.device)
     return 0 if certificate.lossless else 1
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from spikevit.checkpoint import load_model
-    from spikevit.conversion.certificate import load_certificate, verify
+    from spikevit.conversion.certificate import files_of, load_certificate, verify
+    from spikevit.report.terminal import console
 
     certificate = load_certificate(args.verify)
-    files = certificate.files
-    if not files:
-        raise ValueError(f"{args.verify} does not say which files it is of; use spikevit.conversion.certificate.verify")
-    reference, spiking = load_model(files["reference"]), load_model(files["spiking"])
-    settings = files["data"] | ({"root": args.root} if args.root else {})
-    source = checkpoint_source(argparse.Namespace(**settings), files["reference"], reference)
-    again = verify(certificate, reference, spiking, source.batches())
-    console = Console(highlight=False)
-    console.print(again)
-    console.print(f"{args.verify} holds: same models, same images, same figures.", soft_wrap=True)
+    files = files_of(certificate, args.verify)
+    reference, spiking = load(args, files.reference), load(args, files.spiking)
+    settings = vars(files.data) | ({"root": args.root} if args.root else {})
+    source = checkpoint_source(argparse.Namespace(**settings), files.reference, reference)
+    shown = console()
+    with inside(f"{args.verify}, of {files.reference} and {files.spiking}"):
+        again = verify(certificate, reference, spiking, source.batches())
+    shown.print(again)
+    shown.print(f"{args.verify} holds: same models, same images, same figures.", soft_wrap=True)
+    shown.print(f"Checked: {files.reference} and {files.spiking}, on {source.about}.", soft_wrap=True)
     return 0 if again.lossless else 1
 
 

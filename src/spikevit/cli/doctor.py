@@ -28,25 +28,26 @@ def run(args: argparse.Namespace) -> int:
     import platform
 
     import torch
-    from rich.console import Console
 
     from spikevit import __version__
     from spikevit.neurons import BACKENDS, LIF
+    from spikevit.report.terminal import console, words
 
-    console = Console(highlight=False)
-    console.print(f"spikevit {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    console.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    out = console()
+    out.print(f"spikevit {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    out.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    console.print(f"GPU: {', '.join(gpus) or 'none'}")
-    console.print(f"neuron backends: {', '.join(BACKENDS)} (default: {LIF().backend})")
+    out.print(f"GPU: {', '.join(gpus) or 'none'}")
+    out.print(f"neuron backends: {', '.join(BACKENDS)} (default: {LIF().backend})")
     for library, (extra, use) in OPTIONAL.items():
         version = _version(library)
         if version is None and library == "lightning":
             version = _version("pytorch-lightning")
         if version:
-            console.print(f"  [green]✓[/green] {library} {version}")
+            out.print("  ", words("✓", "green"), f" {library} {version}", sep="")
         else:
-            console.print(rf'  [red]✗[/red] {library}: no {use}; pip install "spikevit\[{extra}]"')
+            missing = f' {library}: no {use}; pip install "spikevit[{extra}]"'
+            out.print("  ", words("✗", "red"), missing, sep="")
     return 0
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spikevit.cli.source import check_numbers, progress
+from spikevit.cli.source import add_data, add_device, as_input, check_numbers, chosen_on, data_of, load, progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from spikevit.data import Data
 
 MAPS = 18  # images that --maps shows
 
@@ -20,8 +25,8 @@ EXAMPLE = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, where its data is, and where to write the curve."""
     parser.add_argument("checkpoint", help="a .safetensors file of spikevit")
-    parser.add_argument("--split", default="test", help="test, val or train (default: test)")
-    parser.add_argument("--root", help="folder of the data set, where it is not that of training")
+    add_data(parser)
+    parser.add_argument("--split", help="test, val or train (default: test; val where there are no test images)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--curve", metavar="FILE", help="accuracy against computation at every setting, as .csv")
     parser.add_argument("--plot", metavar="FILE", help="a picture of the curve, .svg or .png")
@@ -29,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count-images", type=int, default=64, help="how many to count the curve's operations on (default: 64)"
     )
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -36,64 +42,67 @@ def run(args: argparse.Namespace) -> int:
     """Prints accuracy and work on the data set that the checkpoint was trained on; with --curve, at every setting."""
     import json
 
-    from rich.console import Console
-
     from spikevit.adaptive import DynamicTimeSteps, Halting
-    from spikevit.checkpoint import load_model, read_about
-    from spikevit.data.load import load_data_of
-    from spikevit.files import write_text
+    from spikevit.checkpoint import read_about
+    from spikevit.files import text_writer, write_together
     from spikevit.report.curve import curve
+    from spikevit.report.curve_plot import picture
+    from spikevit.report.figure import writer
+    from spikevit.report.terminal import console
     from spikevit.training.evaluate import evaluate
 
     _check(args)
-    about = read_about(args.checkpoint)
-    if "data" not in about:
-        raise ValueError(f"{args.checkpoint} does not say what data it was trained on; use spikevit.training.evaluate")
-    data = load_data_of(about, root=args.root)
-    model = load_model(args.checkpoint)
+    data = data_of(args, args.checkpoint, read_about(args.checkpoint))
+    split = args.split or data.tested
+    model = load(args, args.checkpoint)
     if args.maps and not isinstance(model, Halting):
         raise ValueError(f"--maps {args.maps}: tokens of {model.name} do not halt; it is for models with halting")
     found = None
     with progress("testing") as told:
         options: dict[str, Any] = {"batch_size": args.batch_size, "progress": told}
         if args.curve or args.plot:
-            found = curve(model, data.split(args.split), data.info, count_images=args.count_images, **options)
+            found = curve(model, data.split(split), data.info, count_images=args.count_images, **options)
             score = found.chosen.score
         else:
-            score = evaluate(model, data.split(args.split), data.info, **options)
+            score = evaluate(model, data.split(split), data.info, **options)
+    files: dict[str, Any] = {}
     if found and args.curve:
-        write_text(args.curve, found.to_csv())
+        files[args.curve] = text_writer(found.to_csv())
     if found and args.plot:
-        found.plot(args.plot)
+        files[args.plot] = writer(picture(found), Path(args.plot))
     if args.maps:
-        _maps(Path(args.maps), model, data, args.split)
+        files[args.maps] = writer(_maps(model, data, split), Path(args.maps))
+    if files:
+        write_together(files)
+    note = chosen_on(data, split)
     if args.json:
-        answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": args.split}
-        answer |= {"work": score.work, "work_unit": model.work_unit}
+        answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}
+        answer |= {"work": score.work, "work_unit": model.work_unit} | ({"note": note} if note else {})
         print(json.dumps(answer | ({"curve": found.to_dict()} if found else {})))
         return 0
-    line = f"{score.accuracy:.2%}: {score.right} of {score.total} {args.split} images of {data.info.name} right"
-    print(line + _work(model, score.work))
+    shown = console()
+    line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of {data.info.name} right"
+    shown.print(line + _work(model, score.work), soft_wrap=True)
+    if note:
+        shown.print(note, soft_wrap=True)
     steps = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]
-    for shown in (*steps, *([found] if found else [])):
-        Console(highlight=False).print(shown)
+    for part in (*steps, *([found] if found else [])):
+        shown.print(part)
     for name, path in (("Curve", args.curve), ("Picture", args.plot), ("Halting maps", args.maps)):
         if path:
-            print(f"{name}: {path}")
+            shown.print(f"{name}: {path}", soft_wrap=True)
     return 0
 
 
-def _maps(path: Path, model: Any, data: Any, split: str) -> None:
+def _maps(model: Any, data: Data, split: str) -> Figure:
     """Halting maps of the first images."""
-    from spikevit.data import normalise
     from spikevit.data.batches import take
-    from spikevit.report.visits_plot import draw
+    from spikevit.report.visits_plot import picture
 
-    dataset = data.split(split)
+    dataset: Any = data.split(split)
     images, labels = take(dataset, range(min(MAPS, len(dataset))))
-    x = normalise(images, data.info).to(model.dtype)
     titles = [data.info.classes[int(label)] for label in labels]
-    draw(path, images.float() / 255, model.visits(x), model.cells, titles)
+    return picture(images.float() / 255, model.visits(as_input(images, model, data)), model.cells, titles)
 
 
 def _work(model: Any, work: float) -> str:
@@ -105,6 +114,7 @@ def _work(model: Any, work: float) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses files that cannot be written, before any work is done."""
+    from spikevit.files import refuse_existing
     from spikevit.report.figure import check_path
 
     check_numbers(args, "count_images")
@@ -113,6 +123,4 @@ def _check(args: argparse.Namespace) -> None:
     for path in (args.plot, args.maps):
         if path:
             check_path(Path(path))
-    for option, path in (("--curve", args.curve), ("--plot", args.plot), ("--maps", args.maps)):
-        if path and Path(path).exists():
-            raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")
+    refuse_existing({"--curve": args.curve, "--plot": args.plot, "--maps": args.maps})

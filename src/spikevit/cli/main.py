@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
+
+from spikevit.errors import printable
 
 VERBS = {
     "demo": "train a tiny spiking transformer on real images and look at it",
@@ -23,11 +27,26 @@ VERBS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the words."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{one_line(message)}; see {self.prog} --help\n")
+
+
+def one_line(error: object) -> str:
+    """An error as the terminal shows it."""
+    return f"spikevit: {printable(' '.join(str(error).split()))}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; errors of the user's are one line on stderr and status 2, an interrupted run is 130."""
     from spikevit import __version__
 
-    parser = argparse.ArgumentParser(prog="spikevit", description="Spiking vision transformers.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its number
+            stream.reconfigure(errors="backslashreplace")
+    parser = Parser(prog="spikevit", description="Spiking vision transformers.")
     parser.add_argument("--version", action="version", version=f"spikevit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -57,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SPIKEVIT_TRACEBACK") or not _is_users(error):
             raise
-        print(f"spikevit: {' '.join(str(error).split())}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
 
 

@@ -45,9 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """A table of names, sizes, operations, energy, published figures and quirks."""
-    from rich.console import Console
-
     from spikevit.models import list_models
+    from spikevit.report.terminal import console
 
     names = list_models(args.pattern)
     if not names:
@@ -55,19 +54,18 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         print("\n".join(markdown(names)))
         return 0
-    console = Console(highlight=False)
-    console.print(table(names), "")
+    shown = console()
+    shown.print(table(names), "")
     for note in NOTES:
-        console.print(note, style="dim")
+        shown.print(note, style="dim")
     return 0
 
 
 def table(names: list[str]):
     """For a terminal of 80 columns: the published figures share the last one."""
-    from rich import box
-    from rich.table import Table
+    from spikevit.report.terminal import Table
 
-    shown = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, show_edge=False)
+    shown = Table(collapse_padding=True, show_edge=False)
     for column in COLUMNS[:-2]:
         shown.add_column(column, no_wrap=column != "ANN, mJ", justify="left" if column in LEFT else "right")
     shown.add_column("published", overflow="fold")

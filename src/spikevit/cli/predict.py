@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spikevit.cli.source import add_device, data_of, load
+
+if TYPE_CHECKING:
+    from spikevit.data import DataInfo
 
 EXAMPLE = "example:\n  spikevit predict runs/digits-1/best.safetensors seven.png three.png"
 
@@ -12,34 +19,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a .safetensors file of spikevit")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--top", type=int, default=5, help="how many classes to show (default: 5)")
+    parser.add_argument("--data", help="data set that a checkpoint is for which does not say so")
+    parser.add_argument("--root", help="folder of that data set")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of every image."""
     import torch
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich import box
 
-    from spikevit.checkpoint import load_model, read_about
-    from spikevit.data import DataInfo, normalise
+    from spikevit.checkpoint import read_about
+    from spikevit.data import normalise
     from spikevit.data.images import read_image
+    from spikevit.report.terminal import Table, console
 
     if args.top < 1:
         raise ValueError(f"--top {args.top} must be at least 1")
     about = read_about(args.checkpoint)
-    if "data" not in about:
-        raise ValueError(f"{args.checkpoint} does not say what data it was trained on, so its classes have no names")
-    info = DataInfo.of_checkpoint(about["data"])
+    info = _info(args, about)
     how = info.image_size, info.channels, info.crop_pct, info.interpolation
     images = torch.stack([read_image(path, *how) for path in args.images])
-    model = load_model(args.checkpoint)
+    model = load(args, args.checkpoint)
     with torch.no_grad():
-        probabilities = model(normalise(images, info).to(model.dtype)).softmax(-1)
-    table = Table("image", *(f"{i + 1}." for i in range(min(args.top, info.num_classes))))
+        logits = model(normalise(images, info).to(model.device, model.dtype))
+    if not logits.isfinite().all():
+        raise ValueError(f"{args.checkpoint} gives logits that are not finite (NaN or infinite): it predicts nothing")
+    probabilities = logits.softmax(-1)
+    table = Table(box=box.HEAVY_HEAD, pad_edge=True)
+    for head in ("image", *(f"{i + 1}." for i in range(min(args.top, info.num_classes)))):
+        table.add_column(head)
     for path, p in zip(args.images, probabilities, strict=True):
         best = p.topk(min(args.top, info.num_classes))
         cells = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        table.add_row(escape(path), *(f"{info.classes[i]} {share:.1%}" for share, i in cells))
-    Console().print(table)
+        table.add_row(path, *(f"{info.classes[i]} {share:.1%}" for share, i in cells))
+    console().print(table)
     return 0
+
+
+def _info(args: argparse.Namespace, about: Mapping[str, Any]) -> DataInfo:
+    """What the checkpoint says of its data; else mean and std of --data, whose classes it may have."""
+    from dataclasses import replace
+
+    from spikevit.data import DataInfo
+
+    if about.get("data"):
+        if args.data:
+            raise ValueError(f"--data {args.data}: {args.checkpoint} says itself what data it is for; leave --data out")
+        return DataInfo.of_checkpoint(about["data"])
+    info, classes = data_of(args, args.checkpoint, about, labels=False).info, about["config"]["num_classes"]
+    return info if info.num_classes == classes else replace(info, classes=tuple(map(str, range(classes))))

@@ -24,23 +24,24 @@ def run(args: argparse.Namespace) -> int:
     """Prints tables of layers and totals; writes them where asked to."""
     import json
 
-    from rich.console import Console
-
-    from spikevit.files import write_text
+    from spikevit.files import refuse_existing, text_writer, write_together
     from spikevit.profiling.constants import load_constants
     from spikevit.profiling.profile import profile
+    from spikevit.report.terminal import console
 
+    to_file = None if args.json == "-" else args.json
+    refuse_existing({"--json": to_file, "--csv": args.csv})
     constants = load_constants(args.constants)
     source = load_source(args)
     report = profile(source.model, source.batches(), constants=constants)
     text = json.dumps(report.to_dict() | {"data": source.about}, indent=2) + "\n"
-    for path, content in ((args.json, text), (args.csv, report.to_csv())):
-        if path and path != "-":
-            write_text(path, content)
+    files = {path: text_writer(t) for path, t in ((to_file, text), (args.csv, report.to_csv())) if path}
+    if files:
+        write_together(files)
     if args.json == "-":
         print(text, end="")
     else:
-        console = Console(highlight=False)
-        console.print(report)
-        console.print(f"On {source.about}.", style="dim")
+        shown = console()
+        shown.print(report)
+        shown.print(f"On {source.about}.", style="dim")
     return 0

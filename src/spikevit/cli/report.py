@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spikevit.cli.source import check_numbers, progress
+from spikevit.cli.source import add_device, check_numbers, device_of, progress
 
 EXAMPLE = """examples:
   spikevit report runs/digits-1
@@ -22,13 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=2000, help="how many to classify, from the first (default: 2000)")
     parser.add_argument("--count-images", type=int, default=16, help="how many to count operations on (default: 16)")
     parser.add_argument("--constants", default="fp32", help="energies: fp32, fp16, int8 or a YAML file (default: fp32)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report and says where it is."""
     check_numbers(args, "images", "count_images")
-    options = {"images": args.images, "count_images": args.count_images, "constants": args.constants}
-    show(write(args.runs, args.out, root=args.root, **options))
+    options: dict[str, Any] = {"root": args.root, "device": device_of(args)}
+    options |= {"images": args.images, "count_images": args.count_images, "constants": args.constants}
+    show(write(args.runs, args.out, **options))
     return 0
 
 
@@ -42,14 +44,16 @@ def write(runs: list[str], out: str | None = None, **options: Any) -> Path:
 
 def show(path: Path) -> None:
     """Where it is."""
-    print(f"Report: {path}")
+    from spikevit.report.terminal import console
+
+    console().print(f"Report: {path}", soft_wrap=True)
 
 
-def attempt(path: str | Path, root: str | None = None) -> None:
+def attempt(path: str | Path, root: str | None = None, device: str = "auto") -> None:
     """The report at the end of another verb, whose result does not depend on it: what fails is said, and no more."""
-    import sys
+    from spikevit.report.terminal import console
 
     try:
-        show(write([str(path)], root=root))
+        show(write([str(path)], root=root, device=device_of(argparse.Namespace(device=device))))
     except Exception as error:
-        print(f"spikevit: no report: {' '.join(str(error).split())}", file=sys.stderr)
+        console(stderr=True).print(f"spikevit: no report: {' '.join(str(error).split())}", soft_wrap=True)

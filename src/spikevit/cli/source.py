@@ -1,16 +1,19 @@
-"""A model and images to look at it with, for the verbs that take MODEL or CHECKPOINT."""
+"""What verbs share: a model on a device, the data of a checkpoint or of --data, and images to look at it with."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from spikevit.data import Data
 
 
 @dataclass
@@ -25,35 +28,52 @@ class Source:
 
     def batches(self, progress: bool = True) -> Iterator[Tensor]:
         """The images, batch by batch, with a bar on a terminal."""
-        from rich.console import Console
         from rich.progress import track
 
-        starts = range(0, self.images, self.batch_size)
-        console = Console(stderr=True)
-        quiet = not progress or not console.is_terminal
-        for start in track(starts, "counting", console=console, transient=True, disable=quiet):
+        from spikevit.report.terminal import console
+
+        starts, shown = range(0, self.images, self.batch_size), console(stderr=True)
+        quiet = not progress or not shown.is_terminal
+        for start in track(starts, "counting", console=shown, transient=True, disable=quiet):
             yield self.get(start, min(start + self.batch_size, self.images))
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; gives what is to be called with the number done and the number in all."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+    from spikevit.report.terminal import console
+
+    shown = console(stderr=True)
+    with Progress(transient=True, console=shown, disable=not shown.is_terminal) as bar:
         task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int) -> None:
-    """Arguments that say which model and which images."""
-    parser.add_argument("model", metavar="MODEL|CHECKPOINT", help="a name of `spikevit models`, or a .safetensors file")
-    parser.add_argument("--data", help="data set (default: the checkpoint's test images; noise for a fresh model)")
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def add_data(parser: argparse.ArgumentParser, default: str = "the checkpoint's own") -> None:
+    """Arguments that say which data set."""
+    parser.add_argument("--data", help=f"data set (default: {default})")
     parser.add_argument("--root", help="folder of the data set, where it is not that of training")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The argument that says where the model runs."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda or cuda:N (default: auto, which is cuda where there is one)"
+    )
+
+
+def add_source(parser: argparse.ArgumentParser, *, images: int, batch_size: int) -> None:
+    """Arguments that say which model, which images, and where they meet."""
+    parser.add_argument("model", metavar="MODEL|CHECKPOINT", help="a name of `spikevit models`, or a .safetensors file")
+    add_data(parser, "the checkpoint's test images; noise for a fresh model")
     parser.add_argument("--images", type=int, default=images, help=f"how many, from the first (default: {images})")
     parser.add_argument("--batch-size", type=int, default=batch_size, help=f"default: {batch_size}")
+    add_device(parser)
 
 
 def check_numbers(args: argparse.Namespace, *names: str) -> None:
@@ -64,32 +84,78 @@ def check_numbers(args: argparse.Namespace, *names: str) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
 
 
+# --- the model, where it runs, and its data ---------------------------------------------------------------------------
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The device of --device.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    import torch
+
+    if args.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if args.device not in (*here, *(["cuda"] if len(here) > 1 else [])):
+        raise ValueError(f"--device {args.device} must be auto or a device that is here: {', '.join(here)}")
+    return torch.device(args.device)
+
+
+def load(args: argparse.Namespace, path: str | Path) -> Any:
+    """The model of a checkpoint, where --device says."""
+    from spikevit.checkpoint import load_model
+
+    return load_model(path).to(device_of(args))
+
+
+def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any], *, labels: bool = True) -> Data:
+    """The data set that a checkpoint was trained on, or that of --data in the size of its model.
+
+    labels: whether they matter, so that classes must be those of the checkpoint.
+    """
+    if not args.data and not about.get("data"):
+        raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
+    return _load_data_of(about, root=args.root, name=args.data, labels=labels)
+
+
+def chosen_on(data: Data, split: str) -> str:
+    """That the accuracy on a split is no test, "" where it is one."""
+    if data.test is not None or split != "val":
+        return ""
+    return "The data set has no test images: the best epoch, and thresholds, were chosen on these."
+
+
+def as_input(images: Tensor, model: Any, data: Data) -> Tensor:
+    """Images as the model takes them, where it is; normalised on the CPU, so that they are the same on every device."""
+    from spikevit.data import normalise
+
+    return normalise(images, data.info).to(model.device, model.dtype)
+
+
+# --- a model and images -----------------------------------------------------------------------------------------------
+
+
 def load_source(args: argparse.Namespace) -> Source:
     """The model and images that the arguments name."""
     check_numbers(args)
     if Path(args.model).suffix == ".safetensors" or Path(args.model).exists():
-        from spikevit.checkpoint import load_model
-
-        return checkpoint_source(args, args.model, load_model(args.model))
+        return checkpoint_source(args, args.model, load(args, args.model))
     return _of_name(args)
 
 
 def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) -> Source:
     """The model of a checkpoint with images of the data set it was trained on, or of --data."""
     from spikevit.checkpoint import read_about
-    from spikevit.data.load import load_data_of
 
-    about = read_about(path)
-    if args.data:
-        return _of_split(args, model, other_data(args, model, about), "")
-    if "data" not in about:
-        raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
-    return _of_split(args, model, load_data_of(about, root=args.root), "")
+    return _of_split(args, model, data_of(args, path, read_about(path), labels=False), "")
 
 
 def _of_name(args: argparse.Namespace) -> Source:
     import torch
 
+    from spikevit.checkpoint import describe
     from spikevit.models import create_model
     from spikevit.profiling.calibrate import calibrate
 
@@ -97,37 +163,43 @@ def _of_name(args: argparse.Namespace) -> Source:
     model = create_model(args.model)
     fresh = "fresh weights, batch norm set by these images; "
     if args.data:
-        source = _of_split(args, model, other_data(args, model, {}), fresh)
+        data = data_of(args, args.model, asdict(describe(model)), labels=False)
+        source = _of_split(args, model.to(device_of(args)), data, fresh)
     else:
         c = model.config
-        noise = torch.randn(args.images, c.in_channels, *c.image_size)
+        noise = torch.randn(args.images, c.in_channels, *c.image_size).to(device_of(args))
         about = f"{fresh}{args.images} images of noise"
-        source = Source(model, args.images, args.batch_size, lambda start, stop: noise[start:stop], about)
+        get = lambda start, stop: noise[start:stop]  # noqa: E731
+        source = Source(model.to(noise.device), args.images, args.batch_size, get, about)
     calibrate(model, source.get(0, min(16, source.images)))
     return source
 
 
-def other_data(args: argparse.Namespace, model: Any, about: Mapping[str, Any]) -> Any:
-    """The data set of --data in the size of the model; a folder's images are seen as those of training were."""
-    from spikevit.data import load_data
-
-    c = model.config
-    seen = {"crop_pct": about.get("data", {}).get("crop_pct", 1.0)} if args.data == "folder" else {}
-    return load_data(args.data, root=args.root, image_size=c.image_size, channels=c.in_channels, **seen)
-
-
-def _of_split(args: argparse.Namespace, model: Any, data: Any, fresh: str) -> Source:
-    from spikevit.data import normalise
-
+def _of_split(args: argparse.Namespace, model: Any, data: Data, fresh: str) -> Source:
     split = data.tested
-    dataset = data.split(split)
+    dataset: Any = data.split(split)
     images = len(dataset) if args.images is None else min(args.images, len(dataset))
 
     def get(start: int, stop: int) -> Tensor:
         from spikevit.data.batches import take
 
         found, _ = take(dataset, range(start, stop))
-        return normalise(found, data.info).to(model.dtype)
+        return as_input(found, model, data)
 
     about = f"{fresh}{images} {split} images of {data.info.name}"
     return Source(model, images, args.batch_size, get, about)
+
+
+def _load_data_of(about: Mapping[str, Any], *, root: str | None, name: str | None, labels: bool) -> Data:
+    """Until `data.load.load_data_of` takes these itself."""
+    from inspect import signature
+
+    from spikevit.data.load import load_data, load_data_of
+
+    if "labels" in signature(load_data_of).parameters:
+        return load_data_of(about, root=root, name=name, labels=labels)
+    if name is None:
+        return load_data_of(about, root=root)
+    size, channels = tuple(about["config"]["image_size"]), about["config"]["in_channels"]
+    seen = {"crop_pct": (about.get("data") or {}).get("crop_pct", 1.0)} if name == "folder" else {}
+    return load_data(name, root=root, image_size=size, channels=channels, **seen)

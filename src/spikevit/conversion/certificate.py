@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from spikevit.conversion.fingerprint import as_text, fingerprint, fingerprint_1, structure
 from spikevit.conversion.proof import ITSELF, Proof, Types
+from spikevit.errors import inside
+from spikevit.files import parse_json, read_text, write_text
 from spikevit.layers.grid import FLOAT32, FLOAT64
+from spikevit.models.running import evaluating
 from spikevit.neurons import ExpG, ExpGIF, SpikeTrain, Staircase
 from spikevit.neurons.staircase import in_force
 from spikevit.profiling.observe import observe
+from spikevit.schema import Checked, Count, Natural, NotNegative, Range, Share, fit, read, wrong
 
 FORMAT = 2
 NOT_IN_FORMAT_1 = ("reasons", "accumulators")  # accumulators were those of some layers, by other arithmetic
@@ -28,7 +33,7 @@ FEW = 3  # fewer codes than this in use: a dead layer, whose equality proves not
 
 
 @dataclass(frozen=True)
-class LayerRecord:
+class LayerRecord(Checked):
     """One layer of neurons: codes compared and differing, the largest difference, how many distinct codes occur.
 
     spikes: mean number per neuron and image. code: (n, G) or (n, G, order): see `ExpG.plain`. not_binary: entries of
@@ -37,12 +42,16 @@ class LayerRecord:
 
     name: str
     code: tuple[int, int] | tuple[int, int, str]
-    compared: int
-    differing: int
-    largest: int
-    distinct: int
-    spikes: float
-    not_binary: int = 0
+    compared: Natural
+    differing: Natural
+    largest: Natural
+    distinct: Natural
+    spikes: NotNegative
+    not_binary: Natural
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ExpG.from_plain(*self.code)
 
     @property
     def codes(self) -> int:
@@ -56,27 +65,28 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Checked):
     """Of a reference (staircases) and its conversion (spikes) on `images` images.
 
-    logits: the largest difference. agreement: share of images with the same top-1 class. model, data: SHA-256 of both
-    networks, weights and structure, and of the images. exact: no sum of either network can round, so that equality is
-    proved, for every image on the grid of these and no larger; else `reasons` says why not. accumulators: of every
-    module that adds up, the largest sum that can occur ("bound", in units of its grid; None: on none) and the narrowest
-    type that holds it ("type"; None: none does). In exact mode it is checked that what runs is as wide.
+    logits: the largest difference. agreement: share of images (of a map's places) with the same top-1 class. model,
+    data: SHA-256 of both networks, weights and structure, and of the images. exact: no sum of either network can
+    round, so that equality is proved, for every image on the grid of these and no larger; else `reasons` says why not.
+    accumulators: of every module that adds up, the largest sum that can occur ("bound", in units of its grid; None: on
+    none) and the narrowest type that holds it ("type"; None: none does). In exact mode it is checked that what runs is
+    as wide. files: see `Files`; relative paths start at the certificate's directory.
     """
 
-    images: int
+    images: Count
     layers: list[LayerRecord]
-    logits: float
-    agreement: float
+    logits: NotNegative
+    agreement: Share
     model: str
     data: str
     exact: bool
     versions: dict[str, str]
-    accumulators: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accumulators: dict[str, dict[str, int | str | None]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
+    format: Annotated[int, Range(least=1, most=FORMAT)] = FORMAT
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -128,8 +138,6 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Writes the file, whole or not at all."""
-        from spikevit.files import write_text
-
         write_text(path, self.to_json())
 
     def __rich__(self):
@@ -138,47 +146,106 @@ class Certificate:
         return certificate(self)
 
 
+@dataclass(frozen=True)
+class Images(Checked):
+    """Which images a certificate is on, as `spikevit convert` was told."""
+
+    data: str | None = None
+    root: str | None = None
+    images: Count | None = None
+    batch_size: Count = 64
+
+
+@dataclass(frozen=True)
+class Files(Checked):
+    """The two networks that a certificate is of, and its images."""
+
+    reference: str
+    spiking: str
+    data: Images
+
+
 def load_certificate(path: str | Path) -> Certificate:
-    """A certificate from its file, of this format or the one before."""
-    try:
-        plain = json.loads(Path(path).read_text())
-        version = plain["format"]
-        if type(version) is not int or version < 1:
-            raise ValueError(f"format {version!r}")
-        newer = version > FORMAT
-        if version == 1:
-            plain |= {"reasons": []}
-        known = {f.name: plain[f.name] for f in fields(Certificate)}
-        known["layers"] = [LayerRecord(**layer | {"code": tuple(layer["code"])}) for layer in plain["layers"]]
-    except FileNotFoundError:
-        raise ValueError(f"there is no certificate {path}") from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a certificate of spikevit: {error!r}") from None
-    if newer:
+    """A certificate from its file, of this format or the one before.
+
+    Raises:
+        ValueError: no such file, no certificate, one of a newer format, or one that contradicts itself.
+    """
+    fault = f"{path} is not a certificate of spikevit"
+    plain = parse_json(read_text(path, "a certificate"), fault)
+    version = plain.get("format") if isinstance(plain, dict) else None
+    if type(version) is int and version > FORMAT:
         raise ValueError(f"{path} is of format {version}, this version of spikevit reads up to {FORMAT}")
-    certificate = Certificate(**known)
-    for name in ("differing", "lossless") if version > 1 else ():
-        if plain.get(name) != getattr(certificate, name):
+    with inside(fault):
+        if type(version) is not int or version < 1:
+            raise wrong("format", version, f"1 to {FORMAT}")
+        if version == 1:
+            layers = fit(plain.get("layers"), list[dict[str, Any]], "layers")
+            plain = {"reasons": []} | plain | {"layers": [{"not_binary": 0} | layer for layer in layers]}
+        needed = [f.name for f in fields(Certificate)]
+        if lacks := [name for name in (*needed, "differing", "lossless") if name not in plain]:
+            raise ValueError(f"it lacks {', '.join(lacks)}")
+        certificate = read(Certificate, {name: plain[name] for name in needed})
+    found = {"differing": certificate.differing, "lossless": certificate.lossless}
+    if version > 1:
+        found["exact"] = not certificate.reasons
+    for name, value in found.items():
+        if type(plain[name]) is not type(value) or plain[name] != value:
             raise ValueError(
-                f"{path} contradicts itself: {name} is {plain.get(name)!r}, but what it says of the layers makes it "
-                f"{getattr(certificate, name)!r}"
+                f"{path} contradicts itself: {name} is {plain[name]!r}, but the rest of what it says makes it {value!r}"
             )
     return certificate
 
 
-@torch.no_grad()
+def files_of(certificate: Certificate, path: str | Path, *, beside: bool = False) -> Files:
+    """The files that the certificate at `path` is of, by paths that are there if they can be found.
+
+    A relative path is taken from the certificate's directory, so that a copied run is checked by its own files. Where
+    nothing is there, by what is left of it without its first directories: earlier versions wrote paths as they were
+    typed. An absolute path is taken as it is, if there is such a file; not with `beside`.
+
+    Raises:
+        ValueError: it does not say which files, or not as `spikevit convert` does.
+    """
+    if not certificate.files:
+        raise ValueError(f"{path} does not say which files it is of; use spikevit.conversion.certificate.verify")
+    with inside(f"{path}: files"):
+        files = read(Files, certificate.files)
+    reference, spiking = (_find(Path(p), Path(path).parent, beside) for p in (files.reference, files.spiking))
+    return Files(reference, spiking, files.data)
+
+
+def _find(named: Path, directory: Path, beside: bool) -> str:
+    parts = named.parts[1:] if named.is_absolute() else named.parts
+    places = [directory.joinpath(*parts[i:]) for i in range(len(parts))] or [directory]
+    if not beside:
+        places.insert(0 if named.is_absolute() else len(places), named)
+    return str(next((path for path in places if path.is_file()), places[0]))
+
+
+def relative(path: str | Path, certificate: str | Path) -> str:
+    """The path of a file as a certificate names it: from the certificate's directory."""
+    return Path(os.path.relpath(path, Path(certificate).parent)).as_posix()
+
+
 def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
-    """Runs both networks over the images and compares every code of every layer, and the logits.
+    """Runs both networks, in evaluation mode, over the images and compares every code of every layer, and the logits.
 
     Raises:
         ValueError: no images; neurons that are more, or fire more often, in one of them; logits of other shapes, or not
             finite.
     """
+    with evaluating(reference, spiking):
+        return _certify(reference, spiking, batches)
+
+
+@torch.no_grad()
+def _certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
     model = fingerprint(reference, spiking)
     neurons = {name: m for name, m in spiking.named_modules() if isinstance(m, ExpGIF)}
     tallies = {name: _Tally(m) for name, m in neurons.items()}
     proof, types = Proof(reference), Types(spiking)
-    images, agree, logits, digest = 0, 0, 0.0, hashlib.sha256()
+    images, agree, rows, logits, digest = 0, 0, 0, 0.0, hashlib.sha256()
     for batch in batches:
         wanted: dict[str, list[Tensor]] = {name: [] for name in neurons}
         proof.look(batch)
@@ -201,7 +268,8 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
             )
         if not (ours.isfinite().all() and theirs.isfinite().all()):
             raise ValueError("logits are not finite (NaN or infinite): there is nothing to compare")
-        agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        same = ours.argmax(-1) == theirs.argmax(-1)
+        agree, rows = agree + int(same.sum()), rows + same.numel()
         logits = max(logits, float((ours.double() - theirs.double()).abs().max()))
         if not images:
             digest.update(str((tuple(batch.shape[1:]), batch.dtype)).encode())
@@ -209,6 +277,7 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
         digest.update(batch.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     if not images:
         raise ValueError("there are no images to certify the conversion on")
+    versions = {"torch": str(torch.__version__), "python": platform.python_version(), "machine": platform.machine()}
     proof.conclude()
     proof.compare(types)
     reasons = {reason: [name or ITSELF for name in names] for reason, names in proof.reasons.items()}
@@ -218,11 +287,11 @@ def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor])
         images=images,
         layers=[tally.record(name) for name, tally in tallies.items()],
         logits=logits,
-        agreement=agree / images,
+        agreement=agree / rows,
         model=model,
         data=digest.hexdigest(),
         exact=not reasons,
-        versions={"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()},
+        versions=versions | {"device": batch.device.type},
         accumulators={name or ITSELF: _accumulator(s.bound) for name, s in proof.sums.items()},
         reasons=[f"{reason}: {few(names)}" for reason, names in reasons.items()],
     )
@@ -295,7 +364,13 @@ class _Tally:
 
 
 def is_of(certificate: Certificate, reference: nn.Module, spiking: nn.Module) -> bool:
-    """Whether these are its networks, by the fingerprint of its format."""
+    """Whether these are its networks: by the fingerprint of its format, and by names and codes of its layers."""
+    codes = [(name, m.code.plain) for name, m in spiking.named_modules() if isinstance(m, ExpGIF)]
+    layers = [(layer.name, layer.code) for layer in certificate.layers]
+    return layers == codes and _same_networks(certificate, reference, spiking)
+
+
+def _same_networks(certificate: Certificate, reference: nn.Module, spiking: nn.Module) -> bool:
     known = {1: fingerprint_1, 2: fingerprint}[certificate.format]
     return known(reference, spiking) == certificate.model
 
@@ -310,7 +385,7 @@ def verify(
     Raises:
         ValueError: it is of another model, of other data, or its figures are not reproduced.
     """
-    if not is_of(certificate, reference, spiking):
+    if not _same_networks(certificate, reference, spiking):
         raise ValueError("the certificate is of another model: the SHA-256 of weights and structure differ")
     again = with_files(certify(reference, spiking, batches), **certificate.files)
     if again.data != certificate.data:

@@ -17,5 +17,5 @@ class Result(NamedTuple):
 
 def published(name: str) -> list[Result]:
     """What is published for a registered model; nothing where it is not known."""
-    with resources.files("spikevit.models").joinpath("published.csv").open() as file:
+    with resources.files("spikevit.models").joinpath("published.csv").open(encoding="utf-8") as file:
         return [Result(r["data"], float(r["top1"]), r["note"]) for r in csv.DictReader(file) if r["model"] == name]

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from spikevit.adaptive.adapted import own_name
-from spikevit.errors import unknown
-from spikevit.profiling.constants import read_yaml
-from spikevit.profiling.counts import Counts, Operand, OperatorCount, OtherCount
+from spikevit.errors import inside, unknown
+from spikevit.files import parse_yaml, read_yaml
+from spikevit.profiling.counts import VALUES, Counts, Operand, OperatorCount, OtherCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
+from spikevit.schema import Checked, read, wrong
 
 # What a rule may forbid: an operator that is no product, and the reason it gives.
 FORBIDDABLE: dict[str, Callable[[OtherCount], str | None]] = {
@@ -32,10 +33,11 @@ FORBIDDABLE: dict[str, Callable[[OtherCount], str | None]] = {
     "average over time": lambda o: "average over time inside the network" if o.remark == "over time" else None,
 }
 PRODUCT_OF_TWO = "product of two activations"
+CLASSES = (BINARY, POWER_OF_TWO, INTEGER, REAL)  # of operands
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Checked):
     """operands: classes of which each product needs one; exempt: "stem", "head" or modules; forbid: see FORBIDDABLE.
 
     The head is the last product with a weight, where no neurons follow: what the network reads out.
@@ -46,6 +48,18 @@ class Rule:
     operands: tuple[str, ...]
     exempt: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.operands:
+            raise wrong("operands", self.operands, f"some of {', '.join(CLASSES)}")
+        for what, names, known in (
+            ("class of operands", self.operands, CLASSES),
+            ("thing to forbid", self.forbid, [*FORBIDDABLE, PRODUCT_OF_TWO]),
+        ):
+            for name in names:
+                if name not in known:
+                    raise unknown(what, name, known)
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class Check:
 
     rule: Rule
     verdicts: list[Verdict] = field(default_factory=list)
+    silence: str = ""  # what to say of layers of neurons that never fired
 
     @property
     def passed(self) -> bool:
@@ -73,7 +88,9 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"rule": self.rule.name, "passed": self.passed, "verdicts": [vars(v) for v in self.verdicts]}
+        return {"rule": self.rule.name, "passed": self.passed, "silence": self.silence} | {
+            "verdicts": [vars(v) for v in self.verdicts]
+        }
 
 
 def rules() -> list[str]:
@@ -83,35 +100,27 @@ def rules() -> list[str]:
 
 
 def load_rule(name: str | Path) -> Rule:
-    """A shipped rule by name, or one's own from a YAML file of the same fields."""
-    import yaml
+    """A shipped rule by name, or one's own from a YAML file of the same fields.
 
+    Raises:
+        ValueError: no such rule or file; a key that is unknown or no list, a class of operands, or a thing to forbid.
+    """
     if str(name) in rules():
-        text = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text()
-        values, name = yaml.safe_load(text), str(name)
+        text = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text(encoding="utf-8")
+        values, called = parse_yaml(text, f"rule {name}"), str(name)
     elif Path(name).suffix in (".yaml", ".yml"):
-        values, name = read_yaml(name), Path(name).stem
+        values, called = read_yaml(name, "a rule"), Path(name).stem
     else:
         raise unknown("rule", name, [*rules(), "a file ending in .yaml"])
-    if not isinstance(values, dict) or not values.get("operands"):
-        raise ValueError(f"rule {name} must be a YAML mapping with operands: [binary, …]")
-    for key in values:
-        if key not in (known := ("about", "operands", "exempt", "forbid")):
-            raise unknown(f"key of rule {name}", key, known)
-        if key != "about" and not isinstance(values[key] or [], list):
-            raise ValueError(f"rule {name}: {key}={values[key]!r} must be a list: [{values[key]}]")
-    for kind in values["operands"]:
-        if kind not in (known := (BINARY, POWER_OF_TWO, INTEGER, REAL)):
-            raise unknown(f"class of operands in rule {name}", kind, known)
-    for what in values.get("forbid") or ():
-        if what not in (names := [*FORBIDDABLE, PRODUCT_OF_TWO]):
-            raise unknown(f"thing to forbid in rule {name}", what, names)
-    lists = {key: tuple(values.get(key) or ()) for key in ("operands", "exempt", "forbid")}
-    return Rule(str(name), values.get("about", ""), **lists)
+    if isinstance(values, dict):
+        values = {"name": called, "about": ""} | {key: v for key, v in values.items() if v is not None}
+    with inside(name):
+        return read(Rule, values)
 
 
 def check(counts: Counts, rule: Rule) -> Check:
     """Every product, and every forbidden operator, in order of execution."""
+    counts.need("the check", VALUES)
     verdicts = [_product(c, rule) for c in counts.operators]
     for what in rule.forbid:
         for other in counts.elementwise:
@@ -120,7 +129,7 @@ def check(counts: Counts, rule: Rule) -> Check:
                 verdicts.append(Verdict(other.module, other.operator, (), False, reason))
     for other in counts.uncounted:
         verdicts.append(Verdict(other.module, other.operator, (), False, "an operator this check does not know"))
-    return Check(rule, verdicts)
+    return Check(rule, verdicts, counts.silence)
 
 
 def _product(c: OperatorCount, rule: Rule) -> Verdict:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import resources
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from spikevit.errors import unknown
+from spikevit.errors import inside, unknown
+from spikevit.files import parse_yaml, read_yaml
+from spikevit.schema import Checked, Range, read
+
+Picojoules = Annotated[float, Range(least=0, most=1e9)]
+Bits = Annotated[int, Range(least=1, most=4096)]
 
 
 @dataclass(frozen=True)
-class Constants:
+class Constants(Checked):
     """Picojoules of one operation; see constants.yaml. bits: of weights and membranes, spike_bits: of a spike."""
 
     name: str
     about: str
-    add: float
-    multiply: float
-    shift: float
-    memory: float
-    memory_bits: int = 32
-    bits: int = 32
-    spike_bits: int = 1
+    add: Picojoules
+    multiply: Picojoules
+    shift: Picojoules
+    memory: Picojoules
+    memory_bits: Bits = 32
+    bits: Bits = 32
+    spike_bits: Bits = 1
 
     @property
     def mac(self) -> float:
@@ -43,47 +47,28 @@ class Constants:
         return asdict(self) | {"mac": self.mac}
 
 
-def read_yaml(path: str | Path) -> Any:
-    """What a user's YAML file holds."""
-    import yaml
-
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-
-
 def read_constants(path: str | Path) -> Constants:
-    """A user's table: a YAML mapping with the fields of Constants."""
-    path = Path(path)
-    values = read_yaml(path)
-    known = {f.name for f in fields(Constants)} - {"name"}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a YAML mapping of {', '.join(sorted(known))}; got {type(values).__name__}")
-    for key in values:
-        if key not in known:
-            raise unknown(f"constant in {path}", key, known)
-    needed = {"add", "multiply"} - values.keys()
-    if needed:
-        raise ValueError(f"{path} lacks {', '.join(sorted(needed))}")
-    for key, value in values.items():
-        least = 1 if key.endswith("bits") else 0
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-        if key != "about" and not (number and value >= least):
-            raise ValueError(f"{path}: {key}={value!r} must be a number of at least {least}")
-    defaults: dict[str, Any] = {"name": path.stem, "about": path.name, "shift": 0.0, "memory": 0.0}
-    return Constants(**defaults | values)
+    """A user's table: a YAML mapping with the fields of Constants; `name`, about, shift and memory have defaults."""
+    values = read_yaml(path, "a table of constants")
+    if isinstance(values, dict):
+        own = {"name": Path(path).stem, "about": Path(path).name, "shift": 0.0, "memory": 0.0}
+        values = own | values
+    with inside(path):
+        return read(Constants, values)
 
 
 def load_constants(name: str | Path | Constants = "fp32") -> Constants:
-    """By name ("fp32", "fp16", "int8"), from a YAML file, or as they are."""
+    """By name ("fp32", "fp16", "int8"), from a YAML file, or as they are.
+
+    Raises:
+        ValueError: no such table or file; a field that is missing, unknown, or no number of that kind.
+    """
     if isinstance(name, Constants):
         return name
-    import yaml
-
-    tables = yaml.safe_load(resources.files("spikevit.profiling").joinpath("constants.yaml").read_text())
+    text = resources.files("spikevit.profiling").joinpath("constants.yaml").read_text(encoding="utf-8")
+    tables = parse_yaml(text, "constants.yaml")
     if str(name) in tables:
-        return Constants(str(name), **tables[str(name)])
+        return read(Constants, {"name": str(name)} | tables[str(name)])
     if Path(name).suffix in (".yaml", ".yml"):
         return read_constants(name)
     raise unknown("constants", name, [*tables, "a file ending in .yaml"])

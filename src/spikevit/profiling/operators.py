@@ -65,7 +65,7 @@ PRODUCTS: dict[Any, Callable[..., Product]] = {
 }
 
 # The lists of operators.yaml: what an operator that is no product does, by its name.
-_LISTS = yaml.safe_load(resources.files("spikevit.profiling").joinpath("operators.yaml").read_text())
+_LISTS = yaml.safe_load(resources.files("spikevit.profiling").joinpath("operators.yaml").read_text(encoding="utf-8"))
 WORK: dict[str, str] = {name: work for work, names in _LISTS.items() for name in names}
 
 

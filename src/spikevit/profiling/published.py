@@ -8,9 +8,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from spikevit.files import parse_yaml
+from spikevit.schema import Checked, read
+
 
 @dataclass(frozen=True)
-class PublishedEnergy:
+class PublishedEnergy(Checked):
     """One printed figure; the fields are those of published.yaml. None: not published."""
 
     model: str
@@ -28,10 +31,8 @@ class PublishedEnergy:
 @cache
 def published_energies() -> tuple[PublishedEnergy, ...]:
     """All of them."""
-    import yaml
-
     text = resources.files("spikevit.profiling").joinpath("published.yaml").read_text(encoding="utf-8")
-    return tuple(PublishedEnergy(**entry) for entry in yaml.safe_load(text))
+    return tuple(read(PublishedEnergy, entry, "published.yaml") for entry in parse_yaml(text, "published.yaml"))
 
 
 def published_energy(name: str) -> PublishedEnergy | None:

@@ -11,12 +11,13 @@ from typing import Any, cast
 from torch.utils.data import Dataset, Subset
 
 from spikevit.data import DataInfo
+from spikevit.files import csv_text
 from spikevit.models import SpikingModel
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import exact, paper
 from spikevit.profiling.count import count
 from spikevit.profiling.counts import Counts
-from spikevit.profiling.profile import NOTE, csv_of
+from spikevit.profiling.profile import NOTE
 from spikevit.training.evaluate import Score, as_input, evaluate, evaluating, in_order
 
 
@@ -87,13 +88,14 @@ class Curve:
 
     def to_csv(self) -> str:
         """One row for each setting."""
-        return csv_of([{"knob": self.knob, "work_unit": self.work_unit, **p.to_dict()} for p in self.points])
+        return csv_text([{"knob": self.knob, "work_unit": self.work_unit, **p.to_dict()} for p in self.points])
 
     def plot(self, path: str | Path) -> Path:
         """Draws the curve as .svg or .png."""
-        from spikevit.report.curve_plot import draw
+        from spikevit.report.curve_plot import picture
+        from spikevit.report.figure import check_path, save
 
-        return draw(Path(path), self)
+        return save(picture(self), check_path(Path(path)))
 
     def __rich__(self):
         from spikevit.report.curve_plot import table

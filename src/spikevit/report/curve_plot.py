@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikevit.profiling.profile import NOTE, energy_unit
-from spikevit.report.figure import check_path, save
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Group
 
     from spikevit.report.curve import Curve
 
 
-def draw(path: Path, curve: Curve) -> Path:
-    """Writes the picture: accuracy against energy on the left, against work on the right, the own setting marked."""
+def picture(curve: Curve) -> Figure:
+    """Accuracy against energy on the left, against work on the right, the own setting marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    check_path(path)
     scale, unit = energy_unit(p.exact_mj for p in curve.points)
     points, own = curve.points, curve.chosen
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
@@ -50,19 +48,18 @@ def draw(path: Path, curve: Curve) -> Path:
     left.set_ylabel(f"accuracy, % of {own.score.total} images of {curve.data}")
     ends = "" if len(points) == 1 else f", {_words(curve.knob)} {points[0].setting:g} to {points[-1].setting:g}"
     figure.suptitle(curve.model + ends, fontsize=11)
-    return save(figure, path)
+    return figure
 
 
 def table(curve: Curve) -> Group:
     """Every setting in a row, the model's own in bold with a star."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+
+    from spikevit.report.terminal import Table, words
 
     scale, unit = energy_unit(p.exact_mj for p in curve.points)
     title = f"{curve.model}: accuracy on {curve.chosen.score.total} images of {curve.data}, and what an image took"
-    found = Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    found = Table(title)
     ours = ("", _words(curve.knob), "accuracy", f"{curve.work_unit}, mean")
     for head in (*ours, "M MAC", "M AC", f"{unit}, exact", f"{unit}, paper", "wall ms"):
         found.add_column(head, justify="right")
@@ -84,7 +81,7 @@ def table(curve: Curve) -> Group:
         f"★ the model's own setting. Operations: as executed on the first {curve.images} images. Energy: {NOTE}; "
         f"{c.name}: {c.about}. Wall time: of the whole evaluation on this machine, measured."
     )
-    return Group(found, Text(about, style="dim"))
+    return Group(found, words(about, "dim"))
 
 
 def _words(knob: str) -> str:

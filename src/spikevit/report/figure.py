@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,17 @@ def check_path(path: Path) -> Path:
     return path
 
 
-def save(figure: Any, path: Path) -> Path:
-    """Writes a figure of matplotlib, whole or not at all; the same figure gives the same file."""
-    kind = path.suffix[1:]
+def writer(figure: Any, path: Path) -> Callable[[Path], Any]:
+    """What writes a figure of matplotlib as the ending of `path` says, for `write_together`.
+
+    The same figure gives the same file.
+    """
+    kind = check_path(path).suffix[1:]
     metadata = {"Date": None} if kind == "svg" else None
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind, metadata=metadata))
+    return partial(figure.savefig, dpi=110, format=kind, metadata=metadata)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure of matplotlib, whole or not at all."""
+    write_atomically(path, writer(figure, path))
     return path

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spikevit import __version__
 from spikevit.checkpoint import load_model
 from spikevit.data.load import load_data_of
 from spikevit.data.optional import need
+from spikevit.errors import inside
 from spikevit.files import write_text
 from spikevit.report.look import look
 from spikevit.report.run_files import Run, read_run
@@ -25,6 +28,7 @@ def write_report(
     out: str | Path | None = None,
     *,
     root: str | None = None,
+    device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Path:
@@ -37,6 +41,7 @@ def write_report(
         out: default: report.html in the run's directory, NAME-report.html beside a checkpoint; report.html here for
             several runs. A report there is replaced, another file is not.
         root: folder of the data set, where it is not that of training.
+        device: where the models run.
         options: of `look`: images, count_images, constants.
 
     Raises:
@@ -50,11 +55,11 @@ def write_report(
     out = Path(out or default_path(found))
     if out.suffix != ".html":
         raise ValueError(f"{out}: a report is written as .html; give it such an ending")
-    if out.exists() and MARK not in out.read_text(errors="replace")[:2000]:
+    if out.exists() and not _is_report(out):
         raise ValueError(f"{out} exists already, is no report and is not overwritten; name another with --out")
     names = labels([run.name for run in found])
-    html = page([_shown(run, name, root, progress, options) for run, name in zip(found, names, strict=True)])
-    write_text(out, html)
+    shown = [_shown(run, name, root, device, progress, options) for run, name in zip(found, names, strict=True)]
+    write_text(out, page(shown))
     return out
 
 
@@ -81,14 +86,28 @@ def page(runs: list[Shown]) -> str:
     )
 
 
+def _is_report(path: Path) -> bool:
+    """Whether a file is a page of ours, which may be replaced."""
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return MARK in file.read(2000)
+
+
 def _shown(
-    run: Run, name: str, root: str | None, progress: Callable[[int, int], None], options: dict[str, Any]
+    run: Run,
+    name: str,
+    root: str | None,
+    device: str | torch.device,
+    progress: Callable[[int, int], None],
+    options: dict[str, Any],
 ) -> Shown:
-    model = load_model(run.checkpoint)
+    model = load_model(run.checkpoint).to(device)
     try:
-        has_root = run.about.get("data", {}).get("source", {}).get("root") is not None  # digits have none
-        data = load_data_of(run.about, root=root if has_root else None)
+        source = (run.about.get("data") or {}).get("source") or {}
+        data = load_data_of(run.about, root=root if source.get("root") is not None else None)  # digits have none
     except (ValueError, OSError, ImportError) as error:
         why = f"The data set could not be loaded, so that the model was not run: {error}"
         return Shown(run, model, None, why, name)
-    return Shown(run, model, look(model, data, progress=progress, **options), name=name)
+    with inside(run.checkpoint):
+        return Shown(run, model, look(model, data, progress=progress, **options), name=name)

@@ -16,6 +16,7 @@ from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
 from spikevit.neurons import Staircase
 from spikevit.profiling.check import Check, check, load_rule, rules
+from spikevit.profiling.finite import refuse_non_finite
 from spikevit.profiling.observe import StepRates, observe
 from spikevit.profiling.profile import Report, profile
 from spikevit.training.evaluate import as_input, evaluating, in_order
@@ -92,6 +93,9 @@ def look(
         images: how many to classify. count_images: how many of them to count operations on.
         constants: energy of one operation, as in `profile`.
         progress: called with the images done and their number.
+
+    Raises:
+        ValueError: logits that are not finite.
     """
     dataset = data.split(data.tested)
     of = len(cast(Sized, dataset))
@@ -100,11 +104,13 @@ def look(
     counted: list[Tensor] = []
     kept: dict[bool, list[tuple[int, Tensor]]] = {False: [], True: []}  # images to show, wrong and right
     with evaluating(model):
-        with StepRates(model) as rates:
+        with StepRates(model) as rates, refuse_non_finite(model):
             done = 0
             for x, labels in in_order(Subset(dataset, range(n)), 64):
                 rates.new_batch()
                 logits, work = model.run(as_input(x, model, data.info))
+                if not logits.isfinite().all():
+                    raise ValueError("logits are not finite (NaN or infinite): there is nothing to show")
                 sure, classes = logits.float().softmax(-1).max(-1)
                 found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
                 for i, right in enumerate((classes.cpu() == labels).tolist()):
@@ -154,7 +160,7 @@ def _close(model: SpikingModel, x: Tensor, index: int) -> Close:
         index=index,
         spikes={} if codes else {name: _some(spikes) for name, spikes in fired.items()},
         maps=dict(_maps(whole, fired, x.shape[-2] / x.shape[-1])),
-        cells=model.visits(x).cells[0] if isinstance(model, Halting) else None,
+        cells=model.visits(x).cells[0].cpu() if isinstance(model, Halting) else None,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
-from spikevit.profiling.profile import csv_of
+from spikevit.files import csv_text
 
 PIXELS = 112  # the longer side of a small picture, at most
 
@@ -73,7 +73,7 @@ def table(
     ]
     numbers = [any(row[i].value is not None for row in cells) and i > 0 for i in range(len(heads))]
     found = [Head(head, is_number) for head, is_number in zip(heads, numbers, strict=True)]
-    return Table(name, caption, found, cells, data_of(csv_of(plain)), sortable)
+    return Table(name, caption, found, cells, data_of(csv_text(plain)), sortable)
 
 
 def _cell(value: Any) -> Cell:
@@ -86,7 +86,7 @@ def chart(
     name: str, svg: str, label: str, caption: str = "", *, rows: Sequence[dict] = (), wide: bool = False
 ) -> Chart:
     """A drawing of `svg`, with the rows it was drawn from."""
-    csv = data_of(csv_of(list(rows))) if rows else None
+    csv = data_of(csv_text(list(rows))) if rows else None
     return Chart(name, Markup(svg), label, caption or label, csv, wide)
 
 

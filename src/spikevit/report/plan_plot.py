@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spikevit.conversion.planner import Plan
-from spikevit.report.figure import check_path, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def draw(path: Path, plan: Plan) -> Path:
-    """Writes the picture: every plan of the front, those before and after marked, a line along those of equal T."""
+def picture(plan: Plan) -> Figure:
+    """Every plan of the front, those before and after marked, a line along those of equal T."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import BoundaryNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    check_path(path)
     steps = sorted({p.steps for p in plan.front})
     colours = colormaps["viridis_r"].resampled(len(steps))
     norm = BoundaryNorm(np.arange(len(steps) + 1) - 0.5, len(steps))
@@ -48,7 +49,7 @@ def draw(path: Path, plan: Plan) -> Path:
     axis.grid(True, which="both", linewidth=0.3, alpha=0.5)
     bar = figure.colorbar(shown, ax=axis, ticks=range(len(steps)), label="longest T of a layer")
     bar.ax.set_yticklabels([str(t) for t in steps])
-    return save(figure, path)
+    return figure
 
 
 def _few(value: float, form: str) -> str:

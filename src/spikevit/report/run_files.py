@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isclose
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Literal
 
 from spikevit.checkpoint import load_model, read_about
-from spikevit.conversion.certificate import Certificate, is_of, load_certificate
-from spikevit.training.rows import read_rows
+from spikevit.conversion.certificate import Certificate, files_of, is_of, load_certificate
+from spikevit.errors import inside
+from spikevit.files import parse_json, read_rows, read_text, sha256
+from spikevit.schema import Checked, Count, Natural, NotNegative, Range, Share, read, wrong
+from spikevit.training.recipe import parse_recipe
 
 FINAL = ("final.safetensors", "best.safetensors", "last.safetensors")  # the first there is, is the model of a run
+
+MOST = 1e30  # of a figure in a table: sums of them are finite, too
+ANY, AMOUNT, ORDINAL = Range(least=-MOST, most=MOST), Range(least=0, most=MOST), Range(least=1, most=1e9)
+BOUNDS = {  # of columns
+    **dict.fromkeys(("epoch", "group"), ORDINAL),
+    **dict.fromkeys(("step", "lr", "val_work", "seconds", "rate"), AMOUNT),
+    "val_accuracy": Range(least=0, most=1),
+}
+
+
+@dataclass(frozen=True)
+class Tested(Checked):
+    """The checkpoint that results.json is of."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Results(Checked):
+    """What is in results.json. checkpoint: None in those of earlier versions."""
+
+    accuracy: Share
+    right: Natural
+    total: Count
+    split: Literal["train", "val", "test"]
+    work: NotNegative | None = None
+    work_unit: str = "time steps"
+    best_epoch: Count | None = None
+    val_accuracy: Share | None = None
+    parameters: Count | None = None
+    seconds: NotNegative | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    checkpoint: Tested | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isclose(self.accuracy, self.right / self.total, abs_tol=1e-9):
+            raise wrong("accuracy", self.accuracy, f"right / total = {self.right} / {self.total}")
 
 
 @dataclass(frozen=True)
@@ -21,8 +61,8 @@ class Run:
     """A run, or a checkpoint by itself. checkpoint: the model to show, the spiking one where it was converted.
 
     about: what the checkpoint says of itself. recipe: its text, settings: what it says. epochs, rates: rows of
-    metrics.csv and spikes.csv. results: of results.json, {} where the run has not ended. stages: results of runs
-    inside, by directory. missing: what is not there, and why, by part.
+    metrics.csv and spikes.csv. results: of results.json, None where the run has not ended or where they are of another
+    checkpoint. stages: results of runs inside, by directory. missing: what is not there, and why, by part.
     """
 
     name: str
@@ -31,21 +71,21 @@ class Run:
     recipe: str
     settings: dict[str, Any]
     epochs: list[dict[str, float]] = field(default_factory=list)
-    rates: list[dict[str, str]] = field(default_factory=list)
-    results: dict[str, Any] = field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rates: list[dict[str, Any]] = field(default_factory=list)
+    results: Results | None = None
+    stages: dict[str, Results] = field(default_factory=dict)
     certificate: Certificate | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> str:
         """Name of the data set, "" where the checkpoint does not say."""
-        return self.about.get("data", {}).get("name", "")
+        return (self.about.get("data") or {}).get("name", "")
 
     @property
     def task(self) -> str:
         """The data set in words, as far as accuracies on it may be compared: "digits, 10 classes, 16 × 16"."""
-        about = self.about.get("data", {})
+        about = self.about.get("data") or {}
         size = " × ".join(map(str, about.get("image_size", ())))
         classes = about.get("classes", ())
         named = f" ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})" if classes else ""
@@ -77,28 +117,25 @@ def read_run(path: str | Path) -> Run:
 def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
     """Of a `whole` run, or of the checkpoint alone."""
     about = read_about(checkpoint)
-    certificate, spiking = _conversion(directory, None if whole else checkpoint)
     missing: dict[str, str] = {}
-    results = _json(directory / "results.json") if whole else {}
-    if whole and not results:
-        missing["results"] = f"This run has not ended: go on with spikevit train --resume {directory}"
-    epochs = _numbers(directory / "metrics.csv") if whole else []
+    certificate, spiking = _conversion(directory, None if whole else checkpoint, missing)
+    results = _results(directory, missing) if whole else None
+    if results and results.checkpoint and spiking is None and results.checkpoint.file != checkpoint.name:
+        missing["results"] = f"results.json is of {results.checkpoint.file}, shown is {checkpoint.name}."
+        results = None
+    epochs = _epochs(directory / "metrics.csv") if whole else []
     if not epochs:
         missing["curves"] = "There is no metrics.csv" + ("." if whole else ": this is a checkpoint by itself.")
     rates = _rates(directory / "spikes.csv") if whole else []
     if not rates:
         missing["rates"] = "There is no spikes.csv: firing rates were not recorded during training."
-    if certificate is None:
-        missing["conversion"] = (
-            "This network was not converted. A network of staircases is turned into spikes, with a certificate, by "
-            "spikevit convert; others are trained as spikes from the start."
-        )
-    recipe = (directory / "recipe.yaml").read_text() if whole else about.get("recipe", "")
-    inside: list[Path] = []
+    recipe = read_text(directory / "recipe.yaml", "a recipe") if whole else about.get("recipe") or ""
+    runs: list[Path] = []
     if spiking is not None:  # it may come from a run inside: its epoch and recipe are not those of this one
         checkpoint, about = spiking, {"data": about.get("data", {})} | read_about(spiking)
-        recipe = about.get("recipe", recipe)
-        inside = sorted(p.parent for p in directory.glob("*/recipe.yaml") if (p.parent / "results.json").is_file())
+        recipe = about.get("recipe") or recipe
+        runs = sorted(p.parent for p in directory.glob("*/recipe.yaml") if (p.parent / "results.json").is_file())
+    stages = {stage.name: _results(stage, {}) for stage in runs}
     return Run(
         name=name,
         checkpoint=checkpoint,
@@ -108,14 +145,19 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
         epochs=epochs,
         rates=rates,
         results=results,
-        stages={stage.name: _json(stage / "results.json") for stage in inside},
+        stages={stage: found for stage, found in stages.items() if found},
         certificate=certificate,
         missing=missing,
     )
 
 
-def _conversion(directory: Path, checkpoint: Path | None) -> tuple[Certificate | None, Path | None]:
-    """The newest certificate in the directory, or the newest of this checkpoint, and its spiking model beside it."""
+def _conversion(
+    directory: Path, checkpoint: Path | None, missing: dict[str, str]
+) -> tuple[Certificate | None, Path | None]:
+    """The newest certificate in the directory, or the newest of this checkpoint, and its spiking model.
+
+    One whose networks were changed afterwards is none: `missing` says so.
+    """
     for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             certificate = load_certificate(path)
@@ -123,56 +165,76 @@ def _conversion(directory: Path, checkpoint: Path | None) -> tuple[Certificate |
             if path.name.endswith("certificate.json"):
                 raise
             continue  # another file of JSON
-        reference, spiking = (directory / Path(certificate.files.get(key, "")).name for key in ("reference", "spiking"))
-        if spiking.suffix != ".safetensors" or not spiking.is_file():
+        if not certificate.files:
             continue
-        if checkpoint is None or checkpoint.name == spiking.name:
+        files = files_of(certificate, path, beside=True)
+        reference, spiking = Path(files.reference), Path(files.spiking)
+        if not spiking.is_file() or not (checkpoint is None or _same(checkpoint, reference, spiking)):
+            continue
+        if reference.is_file() and is_of(certificate, load_model(reference), load_model(spiking)):
+            missing.pop("conversion", None)
             return certificate, spiking
-        same_name = checkpoint.name == reference.name  # as that of a run inside may have
-        if same_name and is_of(certificate, load_model(checkpoint), load_model(spiking)):
-            return certificate, spiking
+        missing["conversion"] = (
+            f"{path.name} is not shown: it is of another model than {reference.name} and {spiking.name}, one of which "
+            "was changed since, or is not there."
+        )
     return None, None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A file of JSON; {} where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-        lacks = [key for key in ("accuracy", "right", "total", "split") if key not in found]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is broken, no JSON object: {error}") from None
-    if lacks:
-        raise ValueError(f"{path} is broken: it lacks {', '.join(lacks)}")
-    return found
+def _same(checkpoint: Path, *others: Path) -> bool:
+    return any(other.is_file() and checkpoint.samefile(other) for other in others)
+
+
+def _results(directory: Path, missing: dict[str, str]) -> Results | None:
+    """Of results.json, where it is there and of the checkpoint beside it; else `missing` says why not."""
+    path = directory / "results.json"
+    if not path.exists():
+        missing["results"] = f"This run has not ended: go on with spikevit train --resume {directory}"
+        return None
+    plain = parse_json(read_text(path, "a run's results"), f"{path} is broken")
+    with inside(f"{path} is broken"):
+        known = Results.__dataclass_fields__
+        results = read(Results, {k: v for k, v in plain.items() if k in known} if isinstance(plain, dict) else plain)
+    if results.checkpoint is None:
+        missing["checkpoint"] = (
+            "results.json does not say of which checkpoint it is, as an earlier version wrote it: whether of this one "
+            "is not known."
+        )
+        return results
+    tested = directory / Path(results.checkpoint.file).name
+    if not tested.is_file() or sha256(tested) != results.checkpoint.sha256:
+        missing["results"] = (
+            f"results.json is not shown: it is of another {tested.name}, which was changed since or is not there (its "
+            f"SHA-256 differs). spikevit eval {tested} tests what is there."
+        )
+        return None
+    return results
 
 
 def _settings(recipe: str, path: Path) -> dict[str, Any]:
-    """What a recipe's text says."""
-    try:
-        found = yaml.safe_load(recipe) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe in {path} is broken: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"the recipe in {path} is broken: it is no mapping")
-    return found
+    """What a recipe's text says, defaults included; {} where there is none."""
+    with inside(f"the recipe in {path} is broken"):
+        return asdict(parse_recipe(recipe, "it")) if recipe else {}
 
 
-def _rates(path: Path) -> list[dict[str, str]]:
+def _rates(path: Path) -> list[dict[str, Any]]:
     """Rows of a spikes.csv, of which each has a layer and numbers."""
-    rows = read_rows(path)
-    try:
-        for row in rows:
-            float(row["epoch"]), float(row["rate"]), row["layer"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is broken, not a table of firing rates: {error!r}") from None
-    return rows
+    return _checked(path, read_rows(path, ("epoch", "rate"), ("layer",), more=True))
 
 
-def _numbers(path: Path) -> list[dict[str, float]]:
+def _epochs(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.csv as numbers."""
-    try:
-        return [{key: float(value) for key, value in row.items()} for row in read_rows(path)]
-    except (TypeError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is broken, not a table of numbers: {error}") from None
+    return _checked(path, read_rows(path, ("epoch",), more=True))
+
+
+def _checked(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose figures are what they can be, in the order of epochs."""
+    epochs = [row["epoch"] for row in rows]
+    with inside(f"{path} is broken"):
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, float) and value not in (bounds := BOUNDS.get(name, ANY)):
+                    raise wrong(name, value, f"a number {bounds}")
+        if epochs != sorted(epochs) or any(epoch % 1 for epoch in epochs):
+            raise ValueError("its epochs are not whole numbers in their order")
+    return rows

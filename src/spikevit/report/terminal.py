@@ -1,19 +1,20 @@
-"""Tables for the terminal."""
+"""What the terminal shows: tables and text, as they are. Brackets are no markup, and nothing steers the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import rich.table
 from rich import box
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
 from spikevit.adaptive import DynamicTimeSteps
 from spikevit.adaptive.adapted import own_name
 from spikevit.conversion.certificate import Certificate
 from spikevit.conversion.planner import Plan
+from spikevit.errors import printable
 from spikevit.models import SpikingModel
 from spikevit.neurons import ExpG
 from spikevit.profiling.check import Check
@@ -21,12 +22,43 @@ from spikevit.profiling.counts import SHIFT
 from spikevit.profiling.profile import NOTE, Report, energy_unit
 
 
+def words(text: str, style: str = "") -> Text:
+    """A text, of which a name that steers terminals shows as what it is."""
+    return Text("\n".join(map(printable, text.split("\n"))), style=style)
+
+
+class Plain(Console):
+    """A terminal that shows strings as they are."""
+
+    def render_str(self, text: str, *, style: Any = "", **_options: Any) -> Text:
+        return words(text, style)
+
+
+def console(stderr: bool = False) -> Plain:
+    """The terminal that every verb prints on."""
+    return Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+class Table(rich.table.Table):
+    """A table of texts as they are, on any console."""
+
+    def __init__(self, title: str | None = None, **options: Any):
+        plain: dict[str, Any] = {"box": box.SIMPLE, "title_justify": "left", "pad_edge": False}
+        super().__init__(title=None if title is None else words(title, "bold"), **(plain | options))
+
+    def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
+        super().add_column(words(header) if isinstance(header, str) else header, *args, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(words(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def summary(
     accuracies: Mapping[str, float], images: int, model: SpikingModel, rates: Mapping[str, float], report: Report
 ) -> Group:
     """Accuracies, firing rate of every layer of neurons, operations and energy per image."""
     e = report.costs["exact"].energy
-    facts = _table(f"{model.name}")
+    facts = Table(f"{model.name}")
     facts.show_header = False
     for name, accuracy in accuracies.items():
         facts.add_row(f"test accuracy, {name}", f"{accuracy:.2%} ({round(accuracy * images)} of {images})")
@@ -37,37 +69,37 @@ def summary(
         ("operations", f"{e.acs / 1e6:.2f} M additions, {e.macs / 1e6:.2f} M multiply-accumulates an image"),
     ):
         facts.add_row(name, value)
-    layers = _table("Firing rates")
+    layers = Table("Firing rates")
     layers.add_column("layer of neurons")
     layers.add_column("rate", justify="right")
     layers.add_column("")
     for name, rate in rates.items():
         layers.add_row(name, f"{rate:.1%}", "█" * round(rate * 40))
-    return Group(Text(), layers, facts, totals(report))
+    return Group(words(""), layers, facts, totals(report))
 
 
 def time_steps(model: DynamicTimeSteps) -> Group:
     """Which time steps of every layer of neurons pass spikes."""
-    table = _table(f"Open time steps of {model.config.time_steps}, mean {model.mean_steps:.2f}")
+    table = Table(f"Open time steps of {model.config.time_steps}, mean {model.mean_steps:.2f}")
     table.add_column("layer of neurons")
     table.add_column("steps", justify="right")
     table.add_column("")
     for name, mask in model.table().items():
         table.add_row(own_name(name), f"{sum(mask)}", "".join("█" if passes else "·" for passes in mask))
-    return Group(Text(), table)
+    return Group(words(""), table)
 
 
 def totals(report: Report) -> Group:
     """Energy by every convention; the same network as an ANN; at which activity spikes stop paying off."""
     scale, unit = energy_unit([report.baselines["ANN"].energy.mj])
-    table = _table(f"Energy of one image by convention — {NOTE}")
+    table = Table(f"Energy of one image by convention — {NOTE}")
     for column in ("convention", "M MAC", "M AC", unit, "± over images"):
         table.add_column(column, justify="left" if column == "convention" else "right")
     for name, cost in report.costs.items():
         e, spread = cost.energy, cost.spread
         shown = "" if spread is None else f"{spread * scale:.3f}"
         table.add_row(name, f"{e.macs / 1e6:.3f}", f"{e.acs / 1e6:.3f}", f"{e.mj * scale:.3f}", shown)
-    against = _table("The same network without spikes: below 1 × spikes cost less")
+    against = Table("The same network without spikes: below 1 × spikes cost less")
     for column in ("", unit, "spikes ÷ it", f"{unit}, memory too", "spikes ÷ it"):
         against.add_column(column, justify="right" if column else "left")
     for row in report.opponents():
@@ -78,14 +110,14 @@ def totals(report: Report) -> Group:
     return Group(
         table,
         against,
-        *(Text(line, style="dim") for line in (report.activity(), *report.break_even())),
-        Text(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
+        *(words(line, style="dim") for line in (report.activity(), *report.break_even())),
+        words(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
     )
 
 
 def costs(report: Report) -> Group:
     """All of a report: layers, totals, and what no total contains."""
-    layers = _table(f"{report.model}: every product, per image")
+    layers = Table(f"{report.model}: every product, per image")
     for column in ("module", "operand", "non-zero", "M dense", "M executed", "µJ"):
         layers.add_column(column, justify="left" if column in ("module", "operand") else "right")
     layers.columns[0].no_wrap = True
@@ -109,7 +141,7 @@ def _parts(report: Report) -> list[Table]:
     rows = report.attention_rates()
     if not rows:
         return []
-    table, names = _table("Firing rates of the parts of attention"), dict.fromkeys(p for r in rows.values() for p in r)
+    table, names = Table("Firing rates of the parts of attention"), dict.fromkeys(p for r in rows.values() for p in r)
     for column in ("mixer", *names):
         table.add_column(column, justify="left" if column == "mixer" else "right", no_wrap=column == "mixer")
     for mixer, rates in rows.items():
@@ -122,10 +154,10 @@ def _left_out(report: Report) -> list[Text]:
     lines, others = [], [(name, n) for name, n in report.others().items() if name != SHIFT]
     if others:
         named = ", ".join(f"{name} {n:,.0f}" for name, n in others)
-        lines.append(Text(f"Charged by no convention (entries an image; batch norm by syops): {named}.", style="dim"))
+        lines.append(words(f"Charged by no convention (entries an image; batch norm by syops): {named}.", style="dim"))
     for other in report.counts.uncounted:
         where = other.module or "the model itself"
-        lines.append(Text(f"NOT COUNTED: operator {other.operator} in {where}, {other.calls} calls", style="bold red"))
+        lines.append(words(f"NOT COUNTED: operator {other.operator} in {where}, {other.calls} calls", style="bold red"))
     return lines
 
 
@@ -135,21 +167,22 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
     title = (
         f"{rule.name}: {'passed' if check.passed else f'{len(failed)} of {len(check.verdicts)} fail'} — {rule.about}"
     )
+    title += f"\n{check.silence}." if check.silence else ""
     shown = check.verdicts if show_all else failed
     if not shown:
-        return Group(Text(title, style="bold"))
-    table = _table(title)
+        return Group(words(title, style="bold"))
+    table = Table(title)
     for column in ("", "module", "operands", "why"):
         table.add_column(column, no_wrap=column == "module")
     for v in shown:
-        mark = Text("pass", style="green") if v.passed else Text("fail", style="red")
+        mark = words("pass", style="green") if v.passed else words("fail", style="red")
         table.add_row(mark, v.module, " × ".join(v.operands) or v.operator, v.reason)
     return Group(table)
 
 
 def certificate(c: Certificate) -> Group:
     """What was compared, layer by layer, and the verdict."""
-    table = _table(f"Certificate on {c.images} images, {'exact mode' if c.exact else 'not exact'}")
+    table = Table(f"Certificate on {c.images} images, {'exact mode' if c.exact else 'not exact'}")
     for column in ("layer", "n, G", "compared", "differ", "codes used", "spikes"):
         left = column in ("layer", "n, G")
         table.add_column(column, justify="left" if left else "right", no_wrap=column == "layer")
@@ -163,17 +196,13 @@ def certificate(c: Certificate) -> Group:
     note = "spikes: a neuron's, for one image, on average."
     same = f" Top-1 agreement {c.agreement:.2%}; logits differ by {c.logits:.3g} at most."
     style = "bold green" if c.lossless else "bold red"
-    why = [Text(f"Not exact: {reason}.", style="dim") for reason in c.reasons]
-    return Group(table, Text(note, style="dim"), *why, Text(c.verdict + same, style=style))
-
-
-def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    why = [words(f"Not exact: {reason}.", style="dim") for reason in c.reasons]
+    return Group(table, words(note, style="dim"), *why, words(c.verdict + same, style=style))
 
 
 def plan(p: Plan) -> Group:
     """Before and after of every layer, and of the network."""
-    table = _table(f"Plan from {p.images} images; L levels, n steps in each of G groups, T = n·G")
+    table = Table(f"Plan from {p.images} images; L levels, n steps in each of G groups, T = n·G")
     for column in ("layer", "neurons", "L", "n, G", "T", "θ", "spikes a neuron", "counted", "error"):
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=column == "layer")
 
@@ -198,8 +227,8 @@ def plan(p: Plan) -> Group:
     error = change(f"{p.before.error:.3f}", f"{p.after.error:.3f}")
     return Group(
         table,
-        Text(f"{least}; T at most {change(p.before.steps, p.after.steps)}; error {error}.", style="bold"),
-        Text(
+        words(f"{least}; T at most {change(p.before.steps, p.after.steps)}; error {error}.", style="bold"),
+        words(
             "Error: relative RMS of what the neurons decode to against their unrounded input, up to the threshold; of "
             f"the network, RMS over layers. {len(p.front)} plans are on the front of spikes, T and error.",
             style="dim",

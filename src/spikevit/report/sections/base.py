@@ -15,9 +15,10 @@ from spikevit.adaptive import DynamicTimeSteps
 from spikevit.models import SpikingModel
 from spikevit.profiling.profile import energy_unit
 from spikevit.report.look import Look
-from spikevit.report.run_files import Run
+from spikevit.report.run_files import Results, Run
 
 NONE = "–"
+CHOSEN = "the data set has no test images, and the best epoch was chosen on these"
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,32 @@ class Shown:
         return next((m for m in self.model.modules() if isinstance(m, DynamicTimeSteps)), None)
 
     @property
-    def results(self) -> dict[str, Any]:
-        """Of results.json, where they are of the model that is shown, and not of what it was converted from."""
-        return self.run.results if self.run.certificate is None else {}
+    def results(self) -> Results | None:
+        """Of results.json, where they are of the model that is shown, and not of what it was converted from.
+
+        Those of earlier versions do not say of which: they are, unless what was looked at contradicts them.
+        """
+        found = self.run.results if self.run.certificate is None else None
+        return None if found and found.checkpoint is None and self.contradiction else found
+
+    @property
+    def contradiction(self) -> str:
+        """That all images were looked at, and others are right than results.json says; "" where it is not so."""
+        found, look = self.run.results, self.look
+        if found is None or look is None or self.run.certificate is not None:
+            return ""
+        if (found.split, found.total) != (look.split, look.total) or found.right == look.right:
+            return ""
+        return (
+            f"results.json is not shown: it is of another model. It says {found.right:,} of {found.total:,} "
+            f"{found.split} images right, of this model {look.right:,} are."
+        )
 
     @property
     def score(self) -> tuple[int, int, str] | None:
         """Right, total, and in words which images that are: of results.json, or else of those looked at."""
         if results := self.results:
-            return results["right"], results["total"], f"{results['total']:,} {images_of(results['split'])}"
+            return results.right, results.total, f"{results.total:,} {images_of(results.split)}"
         if look := self.look:
             first = f"first {look.total:,} of " if look.total < look.of else ""
             return look.right, look.total, f"{first}{look.of:,} {images_of(look.split)}"
@@ -64,7 +82,7 @@ class Shown:
 
 def images_of(split: str) -> str:
     """Images of a split, in words."""
-    return "validation images; the data set has no test images" if split == "val" else f"{split} images"
+    return f"validation images; {CHOSEN}" if split == "val" else f"{split} images"
 
 
 def labels(names: Sequence[str]) -> list[str]:
@@ -91,7 +109,7 @@ def render(template: str, **values: Any) -> Markup:
 
 def asset(name: str) -> Markup:
     """A file of page/ as it is."""
-    return Markup(resources.files("spikevit.report").joinpath(f"page/{name}").read_text())
+    return Markup(resources.files("spikevit.report").joinpath(f"page/{name}").read_text(encoding="utf-8"))
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:

@@ -12,6 +12,11 @@ from spikevit.report import svg
 from spikevit.report.pieces import Cell, Chart, chart, number, table
 from spikevit.report.sections.base import Shown, render
 
+NOT_CONVERTED = (
+    "This network was not converted. A network of staircases is turned into spikes, with a certificate, by spikevit "
+    "convert; others are trained as spikes from the start."
+)
+
 
 def conversion(runs: list[Shown]) -> Markup:
     """The certificate: codes of each layer, and spikes against T."""
@@ -21,10 +26,9 @@ def conversion(runs: list[Shown]) -> Markup:
 def _converted(shown: Shown, place: int) -> dict[str, Any]:
     c = shown.run.certificate
     if c is None:
-        why = shown.run.missing["conversion"]
-        if any(isinstance(m, ExpGIF) for m in shown.model.modules()):
-            why = "This network was converted; its certificate is not beside it."
-        return {"name": shown.name, "missing": [why], "verdict": ""}
+        converted = any(isinstance(m, ExpGIF) for m in shown.model.modules())
+        why = "This network was converted; its certificate is not beside it." if converted else NOT_CONVERTED
+        return {"name": shown.name, "missing": [shown.run.missing.get("conversion", why)], "verdict": ""}
     rows, spikes, codes = [], {}, {}
     for layer in c.layers:
         code = ExpG.from_plain(*layer.code)

@@ -41,7 +41,7 @@ def head(runs: list[Shown]) -> Markup:
             {
                 "name": shown.name,
                 "facts": list(_facts(shown)),
-                "notes": [*([shown.run.missing["results"]] if "results" in shown.run.missing else []), *_stages(shown)],
+                "notes": [*_doubts(shown), *_stages(shown)],
                 "steps": _open_steps(shown, i),
                 "recipe": shown.run.recipe,
                 "versions": _versions(shown.run),
@@ -99,7 +99,8 @@ def _time(shown: Shown) -> tuple[str, str]:
     if outer is not None:
         unit = "cells (block and step) a token" if isinstance(outer, Halting) else "time steps"
         most = f"of {model.most_work} {unit}, mean over images"
-        mean = shown.results.get("work", float(look.work.mean()) if look else None)
+        mean = shown.results.work if shown.results else None
+        mean = float(look.work.mean()) if mean is None and look else mean
         least, largest = (float(look.work.min()), float(look.work.max())) if look else (0.0, 0.0)
         spread = f"; {least:.3g} to {largest:.3g}" if look else ""
         return (NONE if mean is None else f"{mean:.2f}"), most + spread
@@ -108,14 +109,25 @@ def _time(shown: Shown) -> tuple[str, str]:
     return f"{model.config.time_steps}", "all layers, all images"
 
 
+def _doubts(shown: Shown) -> list[str]:
+    """Why results.json is not shown, or that it is not known what it is of."""
+    missing = shown.run.missing
+    if "results" in missing:
+        return [missing["results"]]
+    if shown.contradiction:
+        return [shown.contradiction]
+    same = shown.look and shown.run.results and shown.look.total == shown.run.results.total  # as many are right
+    return [missing["checkpoint"]] if "checkpoint" in missing and not same else []
+
+
 def _stages(shown: Shown) -> list[str]:
     """Accuracies on the way to a model that was converted."""
     results = shown.run.results
     if shown.run.certificate is None or not results:
         return []
     parts = [("as trained", results), *((f"in {name}", inside) for name, inside in shown.run.stages.items())]
-    said = ", ".join(f"{name} {part['accuracy']:.2%}" for name, part in parts)
-    return [f"On the way, on {results['total']:,} {results['split']} images: {said}. Shown is the network of spikes."]
+    said = ", ".join(f"{name} {part.accuracy:.2%}" for name, part in parts)
+    return [f"On the way, on {results.total:,} {results.split} images: {said}. Shown is the network of spikes."]
 
 
 def _open_steps(shown: Shown, place: int) -> Table | None:
@@ -130,7 +142,7 @@ def _open_steps(shown: Shown, place: int) -> Table | None:
 
 def _versions(run: Run) -> dict[str, str]:
     seed = run.settings.get("trainer", {}).get("seed")
-    return {"seed": NONE if seed is None else str(seed)} | run.results.get("versions", {})
+    return {"seed": NONE if seed is None else str(seed)} | (run.results.versions if run.results else {})
 
 
 def _energies(runs: list[Shown]) -> Table | None:
