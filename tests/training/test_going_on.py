@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from spikevit import load_model
 from spikevit.checkpoint import read_about
-from spikevit.data.sets import Data
 from spikevit.files import locked, sha256
 from spikevit.training import resume, run
 from spikevit.training.module import Classifier
@@ -90,15 +89,44 @@ def test_other_data_are_refused(interrupted, shades):
     assert train(directory, data=data, progress=False)["best_epoch"]
 
 
-def test_other_images_are_refused(tmp_path, brief, shades, monkeypatch):
-    """By digest, part for part."""
-    sums = {"train": "a" * 64, "val": "b" * 64}
-    monkeypatch.setattr(Data, "digests", lambda self: sums, raising=False)
+def test_other_images_are_refused(tmp_path, brief, shades):
+    """By digest, part for part: one pixel of one validation image."""
     train(tmp_path / "run", brief(), data=shades(), progress=False)
-    assert read_about(tmp_path / "run/best.safetensors")["data"]["files"] == sums
-    monkeypatch.setattr(Data, "digests", lambda self: sums | {"val": "c" * 64}, raising=False)
-    with pytest.raises(ValueError, match="other data: digest of val was 'bbbbbbbbbbbb', is 'cccccccccccc'"):
-        train(tmp_path / "run", data=shades(), progress=False)
+    files = read_about(tmp_path / "run/best.safetensors")["data"]["files"]
+    assert sorted(files) == ["test", "train", "val"] and len(files["val"]) == 64
+    other = shades()
+    other.val.images[3, 0, 2, 2] += 1
+    with pytest.raises(
+        ValueError, match=f"other data: digest of val was '{files['val'][:12]}', is '[0-9a-f]{{12}}'\\."
+    ):
+        train(tmp_path / "run", data=other, progress=False)
+
+
+def test_one_image_more_in_a_folder(tmp_path, brief):
+    """Its parts are those of its files: --resume does not train on what was for validation."""
+    from PIL import Image
+
+    for label in ("dark", "light"):
+        for i in range(40):
+            path = tmp_path / "images" / label / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (16, 16), 3 * i + 120 * (label == "light")).save(path)
+    changes = [f"data.root={tmp_path}/images", "data.name=folder", "data.image_size=16", "data.channels=1"]
+    changes += ["data.val_fraction=0.3", "schedule.epochs=1"]
+    train(tmp_path / "run", brief(*changes), progress=False)
+    train(tmp_path / "run", progress=False)
+    state = torch.load(tmp_path / "run/resume.ckpt", weights_only=True)
+    for i in range(9):
+        Image.new("L", (16, 16), i).save(tmp_path / "images/dark" / f"more{i}.png")
+    with pytest.raises(ValueError, match=r"resume\.ckpt is of other data: digest of train was"):
+        train(tmp_path / "run", progress=False)
+    del state["spikevit"]
+    torch.save(state, tmp_path / "run/resume.ckpt")
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="is older than parts by file name: which images of"),
+    ):
+        train(tmp_path / "run", progress=False)
 
 
 def test_data_that_were_given_are_nowhere_called_the_recipes(tmp_path, brief, shades):

@@ -231,6 +231,21 @@ def test_processes_validate_in_step(n, batch, world):
     assert all(batches and all(batches) for batches in found), "none is empty"
 
 
+@torch.no_grad()
+def test_what_only_keeps_a_process_in_step_counts_for_nothing(brief, shades):
+    """The second of two processes: of batches 0, 1, 2 of 4, 4 and 2 images it has the second, and then stands by."""
+    data, recipe = shades(val=10), brief("data.batch_size=4")
+    model, _ = run.build(recipe, data)
+    module = Classifier(recipe, model.eval(), data)
+    module._trainer = type("One", (), {"global_rank": 1, "world_size": 2})()
+    module.on_validation_epoch_start()
+    for i, batch in enumerate(module.val_dataloader()):
+        module.validation_step(batch, i)
+    logits = model(normalise(data.val.images[4:8], data.info))
+    right = int((logits.argmax(-1) == data.val.labels[4:8]).sum())
+    assert i == 1 and module.sums[1:].tolist() == [right, 2 * 4, 4]
+
+
 def test_best_is_by_accuracy_then_loss(tmp_path, monkeypatch):
     """Of epochs that are equally accurate, the one that is surer; of a resumed run too."""
     figures = iter([(0.5, 2.0), (0.9, 1.0), (0.9, 0.5), (0.9, 0.7), (0.8, 0.1)])

@@ -14,6 +14,7 @@ import torch
 
 from spikevit.checkpoint import Description, refuse_non_finite
 from spikevit.data import DataInfo
+from spikevit.data.folder import own_parts
 from spikevit.files import check_zip, parse_json, regular_file, write_atomically
 from spikevit.schema import Checked, Natural, fit, read
 from spikevit.training.backend import pl
@@ -133,15 +134,24 @@ def refuse_other_recipe(origin: Origin, recipe: Recipe, path: Path) -> None:
         )
 
 
-def refuse_other_data(origin: Origin, info: DataInfo, digests: Mapping[str, str], path: Path) -> None:
+def refuse_other_data(origin: Origin, data: Mapping[str, Any], path: Path) -> None:
     """Other images on the way would move some from one part to another."""
-    was, ours = DataInfo.of_checkpoint(origin.data).to_dict(), info.to_dict()
-    differ = {f"data.{name}": (was[name], ours[name]) for name in ours if was[name] != ours[name]}
-    files = origin.data.get("files") or {}
-    parts = [part for part in files if digests and files[part] != digests.get(part)]
-    differ |= {f"digest of {part}": (files[part][:12], str(digests.get(part))[:12]) for part in parts}
+    was, now = (DataInfo.of_checkpoint(d).to_dict() for d in (origin.data, data))
+    differ = {f"data.{name}": (was[name], now[name]) for name in now if was[name] != now[name]}
+    files, ours = origin.data.get("files") or {}, data["files"]
+    differ |= {f"digest of {p}": (files[p][:12], ours.get(p, "none")[:12]) for p in files if files[p] != ours.get(p)}
     if differ:
         raise ValueError(f"{path} is of other data: {_both(differ)}. Give it its own to go on; {_another(path)}")
+
+
+def refuse_other_parts(recipe: Recipe, path: Path) -> None:
+    """Of a version before parts by file name: a folder without a part for validation was divided otherwise then."""
+    root = Path(recipe.data.root or "").expanduser()
+    if not recipe.data_given and recipe.data.name == "folder" and "val" not in own_parts(root):
+        raise ValueError(
+            f"{path} is older than parts by file name: which images of {root} it was trained on is not known. "
+            f"{_another(path)}"
+        )
 
 
 def _both(differ: Mapping[str, tuple[Any, Any]]) -> str:

@@ -37,6 +37,7 @@ from spikevit.training.resume import (
     origin_of,
     read_resume,
     refuse_other_data,
+    refuse_other_parts,
     refuse_other_recipe,
     unusable,
 )
@@ -176,14 +177,16 @@ def _prepared(
     was = origin_of(state, path) if state is not None else None
     if was is not None:
         refuse_other_recipe(was, recipe, path)
+    elif state is not None:
+        refuse_other_parts(recipe, path)
     shown = progress and not is_helper(recipe)
     was_model = was.model if was is not None else None
     model, data = build(recipe, data, was=was_model, say=lambda line: print(printable(line)) if shown else None)
-    digests: dict[str, str] = getattr(data, "digests", dict)()
-    if was is not None:
-        refuse_other_data(was, data.info, digests, path)
     source = None if recipe.data_given else vars(recipe.data)
-    origin = Origin(recipe.to_yaml(), data.info.to_dict() | {"source": source, "files": digests}, describe(model))
+    says = data.info.to_dict() | {"source": source, "files": data.digests()}
+    if was is not None:
+        refuse_other_data(was, says, path)
+    origin = Origin(recipe.to_yaml(), says, describe(model))
     about = {"data": origin.data, "recipe": origin.recipe}
     trainer = make_trainer(recipe, directory, about, ResumeFile(origin, state), progress)
     return trainer, Classifier(recipe, model, data), None if state is None else path
