@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikevit.adaptive import apply_methods
 from spikevit.data.sets import DataInfo
-from spikevit.errors import inside
+from spikevit.errors import inside, refuse_non_finite
 from spikevit.files import parse_json, regular_file, write_atomically
 from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, families
@@ -47,11 +48,7 @@ class Description(Checked):
             raise ValueError(f"a {self.family}, which this version of spikevit does not know")
         model = build(change_config(config, self.config))
         model.name = self.name
-        if self.methods:
-            from spikevit.adaptive import apply_methods
-
-            model = apply_methods(model, self.methods)
-        return model
+        return apply_methods(model, self.methods)
 
     def outline(self) -> SpikingModel:
         """The model on the meta device, without memory for its weights."""
@@ -113,16 +110,6 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """A ValueError where a tensor holds NaN or infinity: spikes would swallow it, and nothing would show it."""
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise ValueError(
-            f"{what}: {len(bad)} of {len(tensors)} tensors are not finite (NaN or infinite): {', '.join(bad[:3])}{more}"
-        )
 
 
 def read_about(path: str | Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
@@ -13,6 +14,16 @@ def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def refuse_non_finite(tensors: Mapping[str, Any], what: str) -> None:
+    """A ValueError where a tensor holds NaN or infinity: spikes would swallow it, and nothing would show it."""
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"{what}: {len(bad)} of {len(tensors)} tensors are not finite (NaN or infinite): {', '.join(bad[:3])}{more}"
+        )
 
 
 def printable(text: str) -> str:

@@ -87,39 +87,40 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
 def refuse_existing(files: Mapping[str, Any]) -> None:
     """Refuses to write over files that are there, by option: {"--out": path}; no path is none.
 
-    What an interrupted `write_together` left is not in the way: it is removed.
+    What an interrupted `write_together` left of a set that is not whole is not in the way: it is removed.
     """
     paths = {option: Path(path) for option, path in files.items() if path}
     if len({path.absolute() for path in paths.values()}) < len(paths):
         raise ValueError(f"{' and '.join(paths)} name one file; give each its own")
-    halves = [path for path in paths.values() if any(_same(path, o) for o in _orphans(path.parent, path.name))]
     for option, path in paths.items():
-        if path.exists() and path not in halves:
-            raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")
         if not (above := next(p for p in path.absolute().parents if p.exists())).is_dir():
             raise ValueError(f"{path} cannot be written: {above} is no directory; name another with {option}")
-    for path in paths.values():  # only now: with one that is whole, all of them are
-        if path in halves:
+    there = [path for path in paths.values() if path.exists()]
+    if all(any(path.samefile(orphan) for orphan in _orphans(path.parent, path.name)) for path in there):
+        for path in there:
             path.unlink()
+    for path in paths.values():
         clear_orphans(path.parent, path.name)
+    for option, path in paths.items():
+        if path.exists():
+            raise ValueError(f"{path} exists already and is not overwritten; name another with {option}")
 
 
-def clear_orphans(directory: Path, name: str = "*") -> int:
-    """Removes temporary files that processes left which are no more; returns how many."""
-    orphans = _orphans(directory, name)
+def clear_orphans(directory: Path, name: str = "*", *, held: bool = False) -> int:
+    """Removes temporary files that processes left which are no more; returns how many.
+
+    held: no other process writes files of that name, since the directory is locked. Then a process that by now has the
+    number of one that was killed, as often in containers, does not keep them.
+    """
+    orphans = _orphans(directory, name, held)
     for path in orphans:
         path.unlink(missing_ok=True)
     return len(orphans)
 
 
-def _orphans(directory: Path, name: str) -> list[Path]:
+def _orphans(directory: Path, name: str, held: bool = False) -> list[Path]:
     name = name if name == "*" else glob.escape(name)
-    return [path for path in directory.absolute().glob(f".{name}.*.tmp") if _is_orphan(path)]
-
-
-def _same(path: Path, other: Path) -> bool:
-    """Whether both are names of one file."""
-    return path.exists() and path.samefile(other)
+    return [path for path in directory.absolute().glob(f".{name}.*.tmp") if held or _is_orphan(path)]
 
 
 def _linked(temporary: Path, path: Path) -> bool:
@@ -319,7 +320,7 @@ def read_rows(
             raise ValueError(f"its columns are {found_there}")
         for row in table:
             if None in row or None in row.values():
-                raise ValueError(f"line {table.line_num} has other columns")
+                raise ValueError(f"line {table.line_num} has more or fewer cells than there are columns")
             values = {name: float(row[name]) for name in numbers}
             for name, value in values.items():
                 if value - value:

@@ -5,9 +5,10 @@ A dataclass that inherits `Checked` checks its fields as it is made, by whomever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from inspect import get_annotations, signature
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,8 +16,18 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from spikevit.errors import unknown
 
 T = TypeVar("T")
-NUMBERS = {int: "a whole number", float: "a finite number"}
-WORDS = {**NUMBERS, str: "text", bool: "true or false", list: "a list", dict: "a mapping", tuple: "a list"}
+NUMBERS = {int: "a whole number", float: "a number"}
+WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    Sequence: "a list",
+    dict: "a mapping",
+    Mapping: "a mapping",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,9 @@ class Range:
         )
 
     def __str__(self) -> str:
-        bounds = {"of at least": self.least, "above": self.above, "of at most": self.most, "below": self.below}
-        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        text = " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+        return f"of {text}" if text.startswith("at") else text
 
 
 Count = Annotated[int, Range(least=1)]
@@ -85,28 +97,31 @@ def fit(value: Any, kind: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin is Annotated:
-        value = fit(value, args[0], where)
-        for bounds in args[1:]:
-            if value not in bounds:
-                raise wrong(where, value, f"{NUMBERS[args[0]]} {bounds}")
-        return value
+        right = f"{NUMBERS[args[0]]} {args[1]}"
+        try:
+            number = fit(value, args[0], where)
+        except ValueError:
+            raise wrong(where, value, right) from None
+        if number not in args[1]:
+            raise wrong(where, value, right)
+        return number
     if origin in (Union, UnionType):
         return _one_of(value, args, where)
     if origin is Literal:
-        if value not in args:
-            raise unknown(where, value, args)
-        return value
+        if value in args and type(value) in map(type, args):
+            return value
+        raise unknown(where, value, args) if isinstance(value, str) else wrong(where, value, _described(kind))
     if isinstance(kind, type) and is_dataclass(kind):
         return value if isinstance(value, kind) else read(kind, value, where)
     if kind is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if kind is float and (type(value) is not float or not isfinite(value)):
         raise wrong(where, value, WORDS[float])
-    if (origin or kind) in (tuple, list):
+    if (origin or kind) in (tuple, list, Sequence):
         if not isinstance(value, (list, tuple)):
             raise wrong(where, value, _described(kind))
-        return _items(value, origin or kind, args, where)
-    if (origin or kind) is dict:
+        return _items(value, kind, where)
+    if (origin or kind) in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise wrong(where, value, "a mapping")
         names, values = args or (Any, Any)
@@ -116,10 +131,36 @@ def fit(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
+def options(function: Callable[..., Any], plain: Any, where: str) -> dict[str, Any]:
+    """Keyword arguments of a function from a mapping, each as its annotation says; those of its ** are its own matter.
+
+    Raises:
+        ValueError: a name that the function does not take, or a value of another type.
+    """
+    types = get_type_hints(function, include_extras=True)
+    parameters = list(signature(function).parameters.values())[1:]
+    known = {p.name: types.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
+    for key in plain:
+        if not isinstance(key, str) or (key not in known and len(known) == len(parameters)):
+            raise unknown(f"option of {where}", key, known)
+    return {key: fit(value, known.get(key, Any), f"{key} of {where}") for key, value in plain.items()}
+
+
 def wrong(where: str, value: Any, right: str) -> ValueError:
     """The error of a value that is not `right`."""
     text = repr(value)
     return ValueError(f"{where}={text if len(text) <= 80 else text[:77] + '...'} must be {right}")
+
+
+def positive(where: str, value: Any, above: float = 0) -> Any:
+    """The value, a finite number (of any kind, such as a tensor) that is greater than `above`, or a ValueError."""
+    try:
+        fine = isfinite(value) and value > above
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise wrong(where, value, f"a finite number greater than {above:g}")
+    return value
 
 
 def hints(kind: Any) -> dict[str, Any]:
@@ -131,13 +172,19 @@ def hints(kind: Any) -> dict[str, Any]:
 def _hints(kind: Any) -> dict[str, Any]:
     try:
         types = get_type_hints(kind, include_extras=True)
-    except NameError:  # a name that only its own module or function knows: such fields are not checked
-        types = {name: {"int": int, "float": float, "str": str, "bool": bool}.get(t, Any) for name, t in _texts(kind)}
+    except NameError:  # a name that only its own module or function knows: that field is not checked, the others are
+        classes = [c for c in reversed(kind.__mro__) if c is not object]
+        types = {name: _hint(c, name, t) for c in classes for name, t in get_annotations(c).items()}
     return {f.name: types[f.name] for f in _fields(kind)}
 
 
-def _texts(kind: Any) -> list[tuple[str, Any]]:
-    return [(f.name, f.type) for f in _fields(kind)]
+def _hint(kind: type, name: str, annotation: Any) -> Any:
+    """The type of one annotation of a class; Any where a name in it is not known."""
+    alone = type(kind.__name__, (), {"__annotations__": {name: annotation}, "__module__": kind.__module__})
+    try:
+        return get_type_hints(alone, include_extras=True)[name]
+    except NameError:
+        return Any
 
 
 def _fields(kind: Any) -> list[Field]:
@@ -168,14 +215,17 @@ def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     raise wrong(where, value, " or ".join(map(_described, kinds)))
 
 
-def _items(value: Any, origin: Any, args: tuple[Any, ...], where: str) -> Any:
+def _items(value: Any, kind: Any, where: str) -> Any:
     """A list or tuple, each entry as its type."""
+    origin, args = get_origin(kind) or kind, get_args(kind)
+    origin = tuple if origin is Sequence else origin
     if origin is tuple and args and Ellipsis not in args:
         if len(value) != len(args):
-            raise wrong(where, value, f"a list of {len(args)}")
-        return tuple(fit(v, kind, f"{where}[{i}]") for i, (v, kind) in enumerate(zip(value, args, strict=True)))
-    kind = args[0] if args else Any
-    return origin(fit(v, kind, f"{where}[{i}]") for i, v in enumerate(value))
+            raise wrong(where, value, _described(kind))
+        kinds = args
+    else:
+        kinds = (args[0] if args else Any,) * len(value)
+    return origin(fit(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
 
 
 def _described(kind: Any) -> str:
@@ -185,7 +235,9 @@ def _described(kind: Any) -> str:
         return "null"
     if origin is Annotated:
         return f"{NUMBERS[args[0]]} {args[1]}"
-    if (origin or kind) in (tuple, list) and args:
-        many = "" if origin is list or Ellipsis in args else f" of {len(args)}"
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if (origin or kind) in (tuple, list, Sequence) and args:
+        many = "" if origin is not tuple or Ellipsis in args else f" of {len(args)}"
         return f"a list{many}, each {_described(args[0])}"
     return WORDS.get(origin or kind, getattr(kind, "__name__", str(kind)))

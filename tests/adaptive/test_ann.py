@@ -62,6 +62,15 @@ def test_weights_and_thresholds_are_kept(tmp_path):
         assert neurons["blocks.1.attn.attn_lif"].threshold == started.get_submodule("blocks.1.attn.attn_lif").threshold
 
 
+def test_frozen_norms_stay_frozen():
+    model = make("spikformer_tiny")
+    twin = ann_twin(model).double().train()
+    twin.blocks[0].eval()
+    before = [m.training for m in twin.modules()]
+    start_from_ann(model, twin, images())
+    assert [m.training for m in twin.modules()] == before and len(set(before)) == 2
+
+
 def test_bad_input():
     model, x = make("spikformer_tiny"), images()
     twin = ann_twin(model).double()
@@ -72,12 +81,16 @@ def test_bad_input():
         start_from_ann(model, model, x)
     with pytest.raises(ValueError, match=r"ann is not the twin of spikformer_tiny: patch_embed.* differs"):
         start_from_ann(model, ann_twin(make("spikformer_tiny", embed_dim=32)).double(), x)
+    with pytest.raises(ValueError, match=r"patch_embed.proj.0.lif of the ann is not finite \(NaN or infinite\)"):
+        start_from_ann(model, twin, torch.full_like(x, float("nan")))
     torch.nn.init.constant_(twin.blocks[1].mlp.fc1.bn.bias, -100.0)
     with pytest.raises(ValueError, match=r"blocks.1.mlp.fc1.lif of the ann is silent on these images"):
         start_from_ann(model, twin, x)
     with pytest.raises(ValueError, match="unknown layer of neurons 'blocks.9.lif'"):
         set_thresholds(model, {"blocks.9.lif": 1.0})
-    with pytest.raises(ValueError, match=r"table\['blocks.0.mlp.fc1.lif'\]=0 must be a threshold greater than 0"):
+    with pytest.raises(ValueError, match=r"table\['blocks.0.mlp.fc1.lif'\]=0 must be a finite number greater than 0"):
         set_thresholds(model, {"blocks.0.mlp.fc1.lif": 0})
+    with pytest.raises(ValueError, match=r"table\['blocks.0.mlp.fc1.lif'\]=inf must be a finite number greater than 0"):
+        set_thresholds(model, {"blocks.0.mlp.fc1.lif": float("inf")})
     with pytest.raises(ValueError, match="ge2mst_tiny has no common axis of time steps"):
         ann_twin(create_model("ge2mst_tiny"))

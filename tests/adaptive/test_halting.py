@@ -592,12 +592,12 @@ def test_settings_of_the_curve():
         ({"front": "two"}, "unknown front 'two'; known: average, integrate, one"),
         ({"over": "tokens"}, "unknown over 'tokens'; did you mean blocks"),
         ({"over": "blocks", "merge": 0.9}, "merge=0.9 does not combine with over='blocks'.*return at the next step"),
-        ({"epsilon": 0.0}, "epsilon=0.0 must be between 0 and 1"),
-        ({"merge": 1.5}, "merge=1.5 must be a cosine similarity above 0 and at most 1"),
-        ({"gamma": 0.0}, "gamma=0.0 must be greater than 0"),
-        ({"width": 0.0}, "width=0.0 must be greater than 0"),
-        ({"ponder": -1.0}, "ponder=-1.0 must be at least 0"),
-        ({"prior": -1.0}, "prior=-1.0 must be at least 0"),
+        ({"epsilon": 0.0}, "epsilon=0.0 must be a number above 0 and below 1"),
+        ({"merge": 1.5}, "merge=1.5 must be a number above 0 and at most 1"),
+        ({"gamma": 0.0}, "gamma=0.0 must be a number above 0"),
+        ({"width": 0.0}, "width=0.0 must be a number above 0"),
+        ({"ponder": -1.0}, "ponder=-1.0 must be a number of at least 0"),
+        ({"prior": -1.0}, "prior=-1.0 must be a number of at least 0"),
     ],
 )
 def test_bad_options(options, message):

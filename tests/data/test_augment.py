@@ -49,6 +49,18 @@ def test_normalise():
         normalise(images.long(), INFO)
 
 
+@pytest.mark.parametrize("value", [255.0, 1.001, -0.001, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floats_are_from_0_to_1(value, dtype):
+    images = torch.rand(2, 3, 16, 12, dtype=dtype)
+    assert normalise(images, INFO).isfinite().all() and len(normalise(images[:0], INFO)) == 0
+    images[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"float images have values from .* must be in 0 … 1 \(or uint8\)"):
+        normalise(images, INFO)
+    with pytest.raises(ValueError, match="float images have values from"):
+        Augment(AugmentConfig(flip=True), INFO)(images, torch.zeros(2).long(), epoch=0)
+
+
 def test_nothing_by_default_and_in_eval_mode():
     images, labels = batch()
     x, targets = augment()
@@ -155,16 +167,16 @@ def test_mixing_stops():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crop_padding": -1}, "crop_padding is -1"),
-        ({"crop_padding": 1.5}, "crop_padding is 1.5"),
-        ({"repeats": 0}, "repeats is 0; it must be a whole number, 1 or more"),
-        ({"random_resized_crop": (0, 1)}, r"random_resized_crop is \(0, 1\); it must be \(least, most\), both above 0"),
+        ({"crop_padding": -1}, "crop_padding=-1"),
+        ({"crop_padding": 1.5}, "crop_padding=1.5"),
+        ({"repeats": 0}, "repeats=0 must be a whole number of at least 1"),
+        ({"random_resized_crop": (0, 1)}, r"random_resized_crop\[0\]=0 must be a number above 0"),
         ({"random_resized_crop": (0.5, 1.1)}, "both above 0 and at most 1"),
-        ({"aspect_ratio": (2, 1)}, r"aspect_ratio is \(2, 1\)"),
-        ({"mix_off_epoch": -2}, "mix_off_epoch is -2"),
-        ({"erasing": 1.5}, "erasing is 1.5; it is a probability"),
-        ({"mixup": -0.1}, "mixup is -0.1"),
-        ({"cutmix": float("nan")}, "cutmix is nan"),
+        ({"aspect_ratio": (2, 1)}, r"aspect_ratio=\(2.0, 1.0\) must be \(least, most\)"),
+        ({"mix_off_epoch": -2}, "mix_off_epoch=-2"),
+        ({"erasing": 1.5}, "erasing=1.5 must be a number of at least 0 and at most 1"),
+        ({"mixup": -0.1}, "mixup=-0.1"),
+        ({"cutmix": float("nan")}, "cutmix=nan"),
         ({"rand_augment": "m9"}, "rand_augment is 'm9'; it must be 'm<magnitude>-n<operations>'"),
         ({"rand_augment": "m11-n1"}, "at most 10"),
         ({"rand_augment": "m9-n0"}, "one operation or more"),

@@ -139,3 +139,40 @@ def test_collate():
     assert collate(made) is made
     with pytest.raises(RuntimeError, match="all 2 images"):
         collate([None, None])
+
+
+@pytest.mark.parametrize(
+    "image, label, message",
+    [
+        (
+            torch.zeros(8, 9).byte(),
+            0,
+            r"images have the shape \(8, 9\); it must be \(C, H, W\): for grey images \(1, H, W",
+        ),
+        (torch.zeros(2, 1, 8, 9).byte(), 0, r"images have the shape \(2, 1, 8, 9\)"),
+        (torch.zeros(1, 8, 9).long(), 0, r"images are torch.int64; they must be torch.uint8 \(0 … 255\) or float"),
+        (torch.zeros(1, 8, 9).byte(), 0.5, r"labels are torch.float64 \(2,\); they must be one whole number an image"),
+        (torch.zeros(1, 8, 9).byte(), [0, 1], "they must be|items have"),
+        (torch.zeros(1, 8, 9).byte(), "cat", "items have 2 parts; they must be .* a tensor and a whole number"),
+        ("cat", 0, "items have 2 parts"),
+        (object(), 0, "images of a batch must be tensors"),
+    ],
+)
+def test_collate_refuses(image, label, message):
+    with pytest.raises(ValueError, match=message):
+        collate([(image, label)] * 2)
+
+
+def test_collate_refuses_several_sizes_and_more_than_images_and_labels():
+    image = torch.zeros(1, 8, 8).byte()
+    with pytest.raises(ValueError, match=r"must be tensors \(C, H, W\) of one size"):
+        collate([(image, 0), (image[:, :7], 0)])
+    with pytest.raises(ValueError, match="items have 3 parts"):
+        collate([(image, 0, 1)])
+    with pytest.raises(ValueError, match="images have the shape"):
+        collate((image, torch.zeros(1).long()))  # of __getitems__, too
+
+
+def test_collate_takes_any_whole_numbers():
+    images, labels = collate([(np.full((1, 2, 2), 0.5, np.float32), np.int32(k)) for k in (3, 4)])
+    assert images.dtype == torch.float32 and labels.dtype == torch.int64 and labels.tolist() == [3, 4]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import struct
 import sys
 import types
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spikevit.data import cifar_files, load_data
+from spikevit.data import cifar_files, load_data, read_image
 from spikevit.data.cifar import CIFAR100
 
 TRAIN, TEST = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]  # files of CIFAR-10
@@ -147,7 +148,7 @@ def test_missing_file(tmp_path, layout, name, data):
         ("binary", "data_batch_2.bin", "bytes; it must have 122,920: 40 images of 3,073", "cifar10"),
         ("python", "data_batch_2", "cannot be read as a CIFAR-10 batch", "cifar10"),
         ("png", "data_batch_2.png", "cannot be read as a picture", "cifar10"),
-        ("png", "test_lables.json", "is no JSON", "cifar10"),
+        ("png", "test_lables.json", "is not a list of labels", "cifar10"),
         ("binary", "train.bin", "bytes; it must have 614,800: 200 images of 3,074", "cifar100"),
         ("python", "test", "cannot be read as a CIFAR-100 batch", "cifar100"),
     ],
@@ -172,10 +173,10 @@ def test_wrong_contents(tmp_path):
         load_data("cifar10", root=folder)
     names.write_text(json.dumps(labels))
     Image.new("RGB", (1024, 39)).save(folder / "data_batch_5.png")
-    with pytest.raises(ValueError, match=r"data_batch_5.png has 39 images and 40 labels"):
+    with pytest.raises(ValueError, match=r"data_batch_5.png has 1024 × 39 pixels; it must have 1024 × 40"):
         load_data("cifar10", root=folder)
     Image.new("RGB", (512, 40)).save(folder / "data_batch_5.png")
-    with pytest.raises(ValueError, match=r"data_batch_5.png is 512 pixels wide"):
+    with pytest.raises(ValueError, match=r"data_batch_5.png has 512 × 40 pixels; it must have 1024 × 40"):
         load_data("cifar10", root=folder)
 
 
@@ -202,7 +203,7 @@ def test_hostile_pickle_is_refused_and_not_run(tmp_path, action, named, data, na
     "value, message",
     [
         ([1, 2], "b'data' is a uint8 array"),
-        ({b"data": np.zeros((ROWS, 3072)), b"labels": []}, "b'data' is a uint8 array"),
+        ({b"data": np.zeros((ROWS, 3072)), b"labels": []}, "cannot be read .* an array that is not of uint8"),
         ({b"data": np.zeros((ROWS, 3072), np.uint8)}, "b'labels' is a list"),
         ({b"data": np.zeros((39, 3072), np.uint8), b"labels": [0] * 39}, "has 39 images and 39 labels"),
     ],
@@ -212,6 +213,137 @@ def test_pickle_of_something_else(tmp_path, value, message):
     (folder / "data_batch_1").write_bytes(pickle.dumps(value, 4))
     with pytest.raises(ValueError, match=f"data_batch_1 .*{message}"):
         load_data("cifar10", root=tmp_path)
+
+
+class Called:
+    """Pickled as a call of something with arguments, and a state."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.call
+
+
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+BYTES = bytes(ROWS * 3072)
+
+
+def array(shape=(ROWS, 3072), dtype="u1", raw=BYTES, fortran=False, version=1):
+    state = (version, shape, dtype if isinstance(dtype, Called) else np.dtype(dtype), fortran, raw)
+    return Called(RECONSTRUCT, np.ndarray, (0,), b"b", state=state)
+
+
+def dtype_with(code, *state):
+    return Called(np.dtype, code, False, True, state=state)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Called(np.ndarray, (ROWS, 3072), np.dtype("u1"), BYTES),  # would read any bytes as whatever dtype says
+        Called(np.ndarray, (ROWS, 384), np.dtype("O"), BYTES),
+        Called(np.ndarray, (2**40, 3072)),
+        array((ROWS, 384), "O"),
+        array((ROWS, 384), dtype_with("O", 3, "|", None, None, None, -1, -1, 0)),  # of which flags say: no objects
+        array(dtype=dtype_with("V8", 3, "|", None, None, None, 2**40, 1, 0)),
+        array(dtype=dtype_with("u1,O", 3, "|", None, None, None, -1, -1, 0)),
+        array(dtype="i1"),
+        array(dtype="S1"),
+        array((ROWS, 3072, 1)),
+        array((ROWS * 3072,)),
+        array((2**62, 3072)),
+        array((2**31, 2**31)),
+        array((-ROWS, -3072)),
+        array((0, 2**62), raw=b""),
+        array((True, ROWS * 3072)),
+        array(raw=BYTES[:-1]),
+        array(raw=BYTES + b"1"),
+        array(raw=[1, 2]),
+        array(raw="text"),
+        array(version=2),
+        array(fortran="yes"),
+        array(dtype=Called(np.ndarray, (0,))),
+        Called(RECONSTRUCT, np.ndarray, (2**40,), b"b"),
+        np.dtype("u1"),
+        np.ndarray,
+    ],
+)
+def test_arrays_are_of_uint8_and_as_long_as_they_say(tmp_path, value):
+    folder = write(tmp_path / "files", "python")
+    (folder / "data_batch_1").write_bytes(pickle.dumps({b"data": value, b"labels": [0] * ROWS}, 4))
+    with pytest.raises(ValueError, match="data_batch_1 (cannot be read|must hold)"):
+        load_data("cifar10", root=folder)
+
+
+def test_arrays_of_both_orders(tmp_path):
+    folder = write(tmp_path / "files", "python")
+    images, labels = content(0)
+    data = np.asfortranarray(images.reshape(ROWS, 3072))
+    (folder / "data_batch_1").write_bytes(pickle.dumps({b"data": data, b"labels": labels}, 4))
+    part = load_data("cifar10", root=folder, val_fraction=0).train
+    assert torch.equal(part.images[:ROWS], torch.from_numpy(images)) and part.labels[:ROWS].tolist() == labels
+
+
+@pytest.mark.parametrize(
+    "stream, message",
+    [
+        (b"\x80\x02}r\xff\xff\xff\x0f.", "numbers a value 268435455"),  # 4 GB for a table of what has numbers
+        (b"\x80\x02}p268435455\n.", "numbers a value 268435455"),
+        (b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"x.", "cannot be read"),
+        (b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".", "must hold|cannot be read"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_a_few_bytes_take_little(tmp_path, stream, message):
+    folder = write(tmp_path / "files", "python")
+    (folder / "data_batch_1").write_bytes(stream)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"data_batch_1 .*{message}"):
+        load_data("cifar10", root=folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_pickle_that_is_too_large_is_not_read(tmp_path):
+    folder = write(tmp_path / "files", "python")
+    with (folder / "data_batch_1").open("wb") as file:
+        file.truncate(2**40)  # all holes
+    with pytest.raises(ValueError, match=r"data_batch_1 .* it has 1,099,511,627,776 bytes; such a file has at most"):
+        load_data("cifar10", root=folder)
+    with (write(tmp_path / "binary", "binary") / "test_batch.bin").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=r"test_batch.bin has 1,099,511,627,776 bytes; it must have 122,920"):
+        load_data("cifar10", root=tmp_path / "binary")
+
+
+@pytest.mark.parametrize("label", [[0], {}, None, "0", 1.0, True, 10, -1, 10**30])
+@pytest.mark.parametrize("layout", ["png", "python"])
+def test_labels_are_whole_numbers(tmp_path, label, layout):
+    folder = write(tmp_path / "files", layout)
+    if layout == "png":
+        labels = json.loads((folder / "train_lables.json").read_text())
+        (folder / "train_lables.json").write_text(json.dumps([label, *labels[1:]]))
+    else:
+        images, labels = content(0)
+        about = {b"data": images.reshape(ROWS, 3072), b"labels": [label, *labels[1:]]}
+        (folder / "data_batch_1").write_bytes(pickle.dumps(about, 4))
+    with pytest.raises(ValueError, match="data_batch_1.* has labels other than 0 … 9"):
+        load_data("cifar10", root=folder)
+
+
+def test_images_saved_are_read_as_they_are_in_memory(tmp_path):
+    folder = write(tmp_path / "files", "binary")
+    for size in (32, 48, (24, 40), 20):
+        data = load_data("cifar10", root=folder, image_size=size)
+        for i, image in enumerate(content(5)[0][:8]):
+            Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "image.png")
+            seen = read_image(tmp_path / "image.png", data.info.image_size, 3, 1.0, data.info.interpolation)
+            assert torch.equal(seen, data.test.images[i])
+
+
+def test_sizes_in_memory_are_bounded(tmp_path):
+    with pytest.raises(ValueError, match=r"image_size=\(16384, 16384\) must be smaller: 240 images of 3 channels"):
+        load_data("cifar10", root=write(tmp_path / "files", "binary"), image_size=16384)
 
 
 def test_pickle_of_cifar10_is_none_of_cifar100(tmp_path):

@@ -1,5 +1,7 @@
 """Images in folders: which part they end in, how they are read, and what is said of bad ones."""
 
+import hashlib
+import shutil
 import warnings
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from spikevit.data import Batches, load_data, make_loader, read_image
 from spikevit.data.batches import Draw
 from spikevit.data.folder import FolderSet, RandomParts, random_box
+from spikevit.data.load import load_source
 
 
 def picture(path, width=20, height=10, colour=(255, 0, 0)):
@@ -28,29 +31,105 @@ def labelled(part):
     return [(path.parent.name, path.name, label) for path, label in zip(part.files, part.labels, strict=True)]
 
 
-def test_flat_folder_is_cut_80_10_10(tmp_path):
-    data = load_data("folder", root=fill(tmp_path, {"dog": 20, "cat": 20}), image_size=8)
+def share(folder, name):
+    """Where "folder/name" lies between 0 and 1: its SHA-256 as a number with 13 digits behind the point, base 16."""
+    digits = hashlib.sha256(f"{folder}/{name}".encode()).hexdigest()[:13]
+    return sum(int(digit, 16) / 16 ** (i + 1) for i, digit in enumerate(digits))
+
+
+def parts_by_hand(images, *bounds):
+    """(folder, name) of each image, by the bound of its share."""
+    found = [set() for _ in bounds]
+    for folder, name in images:
+        found[next(i for i, bound in enumerate(bounds) if share(folder, name) < bound)].add((folder, name))
+    return found
+
+
+def names(part):
+    return {(path.parent.name, path.name) for path in part.files}
+
+
+def test_parts_of_a_flat_folder_follow_from_names(tmp_path):
+    data = load_data("folder", root=fill(tmp_path, {"dog": 60, "cat": 60}), image_size=8, val_fraction=0.2)
     assert data.info.classes == ("cat", "dog")
-    assert [len(part) for part in (data.train, data.val, data.test)] == [32, 4, 4]
-    assert sorted(data.val.labels) == sorted(data.test.labels) == [0, 0, 1, 1]
-    everything = labelled(data.train) + labelled(data.val) + labelled(data.test)
-    assert len(set(everything)) == 40 and all(label == (name == "dog") for name, _, label in everything)
-    again = load_data("folder", root=tmp_path, image_size=8)
-    assert labelled(again.val) == labelled(data.val)
+    everything = {(name, f"{i:02}.png") for name in ("cat", "dog") for i in range(60)}
+    test, val, train = parts_by_hand(everything, 0.1, 0.3, 1)
+    assert (names(data.test), names(data.val), names(data.train)) == (test, val, train)
+    assert 4 < len(test) < 24 and 12 < len(val) < 36 and len(test) + len(val) + len(train) == 120
+    for part in (data.train, data.val, data.test):
+        assert labelled(part) == sorted(labelled(part)) and all(k == (n == "dog") for n, _, k in labelled(part))
+
+
+def test_a_new_image_moves_no_other(tmp_path):
+    def parts(root):
+        data = load_data("folder", root=root, image_size=8)
+        return {image: part for part in ("train", "val", "test") for image in names(getattr(data, part))}
+
+    flat, inside = fill(tmp_path / "flat", {"dog": 40, "cat": 40}), tmp_path / "inside"
+    fill(inside / "train", {"dog": 40, "cat": 40})
+    fill(inside / "test", {"dog": 1, "cat": 1}, start=90)
+    for root, below in ((flat, flat), (inside, inside / "train")):
+        before = parts(root)
+        for added in (1, 3):
+            fill(below, {"cat": added}, start=50 + added)
+            after = parts(root)
+            assert len(after) == 80 + 2 * (root == inside) + {1: 1, 3: 4}[added]
+            assert {image: after[image] for image in before} == before
+        (below / "dog" / "07.png").unlink()
+        later = parts(root)
+        assert later == {image: part for image, part in after.items() if image != ("dog", "07.png")}
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(flat, copied)
+    assert parts(copied) == parts(flat)  # where the folder lies says nothing
 
 
 @pytest.mark.parametrize("given", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test")])
 def test_given_splits(tmp_path, given):
     for i, name in enumerate(given):
-        fill(tmp_path / name, {"cat": 10, "dog": 10}, start=10 * i)
+        fill(tmp_path / name, {"cat": 30, "dog": 30}, start=30 * i)
     data = load_data("folder", root=tmp_path)
-    assert len(data.train) == (20 if "val" in given else 18) and len(data.val) == (20 if "val" in given else 2)
+    own = {(name, f"{i:02}.png") for name in ("cat", "dog") for i in range(30)}
+    val, train = (set(), own) if "val" in given else parts_by_hand(own, 0.1, 1)
+    assert names(data.train) == train and len(data.val) == (60 if "val" in given else len(val))
     assert data.val.files[0].parts[-3] == ("val" if "val" in given else "train")
     if "test" in given:
-        assert {path.parts[-3] for path in data.test.files} == {"test"}
+        assert {path.parts[-3] for path in data.test.files} == {"test"} and len(data.test) == 60
     else:
         assert data.test is None
     assert not set(data.train.files) & set(data.val.files)
+
+
+@pytest.mark.parametrize("given", [("val",), ("test",), ("val", "test")])
+def test_a_folder_to_test_on(tmp_path, given):
+    for name in given:
+        fill(tmp_path / name, {"cat": 3, "dog": 4})
+    data = load_data("folder", root=tmp_path, image_size=8)
+    assert data.info.classes == ("cat", "dog") and data.train is None and set(data.parts) == set(given)
+    assert data.tested == given[-1] and len(data.split(data.tested)) == 7
+    assert data.split(data.tested)[3][1] == 1
+    have = ", ".join(f"{name} \\(7 images\\)" for name in given)
+    with pytest.raises(ValueError, match=f"no images in its 'train' split; it has {have}: .* can have its own train/"):
+        data.split("train")
+
+
+def test_a_part_without_images_says_what_to_do(tmp_path):
+    (name,) = [f"{i:02}.png" for i in range(60) if share("cat", f"{i:02}.png") > 0.2][:1]
+    picture(tmp_path / "cat" / name)
+    data = load_data("folder", root=tmp_path, image_size=8)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [1, 0, 0]
+    with pytest.raises(
+        ValueError, match=r"no images in its 'val' split; it has train \(1 images\): .* larger val_frac"
+    ):
+        data.split("val")
+    with pytest.raises(ValueError, match=r"no images in its 'test' split.*can have its own test/"):
+        data.split("test")
+    source = {"name": "folder", "root": str(tmp_path), "image_size": 8}
+    with pytest.raises(ValueError, match="no images in its 'test' split"):
+        load_source(source)  # as training begins
+    (tmp_path / "train").mkdir()
+    shutil.move(tmp_path / "cat", tmp_path / "train" / "cat")
+    with pytest.raises(ValueError, match="no images in its 'val' split"):
+        load_source(source)
 
 
 def test_reading(tmp_path):
@@ -77,7 +156,7 @@ def test_reading(tmp_path):
     [
         (lambda root: None, "has no folders"),
         (lambda root: root.rmdir(), "which is no folder; it must hold"),
-        (lambda root: fill(root / "val", {"cat": 2}), "has val but no train"),
+        (lambda root: (root / "val").mkdir(), "val has no folders"),
         (lambda root: (fill(root / "train", {"cat": 2}), (root / "train" / "dog").mkdir()), "train/dog has no images"),
         (lambda root: (root / "train").mkdir(), "train has no folders"),
     ],
@@ -100,7 +179,7 @@ def test_other_bad_arguments(tmp_path):
 def test_read_image(tmp_path):
     picture(tmp_path / "wide.png", 40, 20)
     assert read_image(str(tmp_path / "wide.png"), (8, 8), 1).shape == (1, 8, 8)
-    with pytest.raises(ValueError, match=r"gone.png cannot be read as an image.*No such file"):
+    with pytest.raises(ValueError, match=r"gone.png cannot be read as an image: there is no image"):
         read_image(tmp_path / "gone.png", (8, 8), 3)
     with pytest.raises(ValueError, match="channels is 2"):
         read_image(tmp_path / "wide.png", (8, 8), 2)
@@ -233,7 +312,7 @@ def test_crop_pct_is_part_of_the_description(tmp_path):
     assert data.info.crop_pct == 0.5
     assert torch.equal(data.train[0][0], read_image(tmp_path / "train" / "cat" / "00.png", (8, 8), 3, 0.5))
     assert not torch.equal(data.train[0][0], read_image(tmp_path / "train" / "cat" / "00.png", (8, 8), 3))
-    with pytest.raises(ValueError, match=r"crop_pct is 0; it must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"crop_pct=0 must be a number above 0 and at most 1"):
         load_data("folder", root=tmp_path, crop_pct=0)
 
 

@@ -30,10 +30,10 @@ def test_info_of_before_crop_pct_is_of_whole_images():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"men": 1}, "men.*did you mean mean"),
+        ({"men": 1}, "men.*did you mean data.mean"),
         ({"mean": None}, "lacks mean"),
         ({"mean": [0.5]}, r"mean is \(0.5,\)"),
-        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
     ],
 )
 def test_info_refuses(change, message):
@@ -73,6 +73,66 @@ def test_split():
         data.split("tran")
 
 
+def test_digests_say_what_the_parts_hold(tmp_path):
+    class Anything:
+        def __init__(self, n):
+            self.n = n
+
+        def __len__(self):
+            return self.n
+
+    data = Data(INFO, image_set(4), Anything(7))
+    found = data.digests()
+    assert set(found) == {"train", "val"} and all(len(bytes.fromhex(text)) == 32 for text in found.values())
+    assert found == Data(INFO, image_set(4), Anything(7)).digests()
+    images, labels = image_set(4).images, image_set(4).labels
+    changed = images.clone()
+    changed[3, 2, 3, 3] += 1
+    others = [
+        *(ImageSet(changed, labels), ImageSet(images, 1 - labels), image_set(3)),
+        *(ImageSet(images.view(4, 3, 2, 8), labels), Anything(4)),
+    ]
+    assert len({found["train"], *(Data(INFO, other).digests()["train"] for other in others)}) == 6
+    assert found["val"] != Data(INFO, None, Anything(8)).digests()["val"]
+
+
+def test_digests_of_files_are_those_of_their_names(tmp_path):
+    for root in ("one", "other"):
+        for i in range(6):
+            path = tmp_path / root / "train" / "cat" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(root)  # what is in them is not read
+    one, other = (load_data("folder", root=tmp_path / root, val_fraction=0).digests() for root in ("one", "other"))
+    assert one == other and set(one) == {"train", "val"}
+    (tmp_path / "other" / "train" / "cat" / "3.png").rename(tmp_path / "other" / "train" / "cat" / "7.png")
+    assert load_data("folder", root=tmp_path / "other", val_fraction=0).digests()["train"] != one["train"]
+
+
+def test_data_may_lack_any_part():
+    data = Data(INFO, test=image_set(3))
+    assert data.tested == "test" and len(data.split("test")) == 3 and set(data.digests()) == {"test"}
+    assert Data(INFO, val=image_set(3)).tested == "val"
+    with pytest.raises(ValueError, match=r"no images in its 'train' split; it has test \(3 images\)"):
+        data.split("train")
+
+
+@pytest.mark.parametrize("name", ["cat\x1b[2J", "\n", "a\u202eb", "\ud800"])
+def test_names_of_classes_can_be_printed(tmp_path, name):
+    with pytest.raises(ValueError, match="characters that cannot be printed: take another name"):
+        DataInfo("toy", (name, "dog"), 1, (4, 4), (0.5,), (0.5,))
+    if name != "\ud800":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_text("")
+        with pytest.raises(ValueError, match="characters that cannot be printed"):
+            load_data("folder", root=tmp_path)
+
+
+@pytest.mark.parametrize("std", [0, -0.1, float("nan"), float("inf")])
+def test_a_deviation_is_above_0(std):
+    with pytest.raises(ValueError, match=r"std\[1\]=.* must be a finite number"):
+        DataInfo("toy", ("cat",), 3, (4, 4), (0.5,) * 3, (0.2, std, 0.2))
+
+
 def test_stratified_takes_of_each_class_in_proportion():
     labels = np.repeat([0, 1, 2], [100, 50, 10])
     rest, taken = stratified(labels, 0.1, seed=1)
@@ -92,12 +152,14 @@ def test_stratified_leaves_one_of_each_class():
     [
         ({"name": "cifar1"}, "unknown data set 'cifar1'; did you mean cifar10"),
         ({"on_corrupt": "skp"}, "did you mean skip"),
-        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
-        ({"channels": 0}, "channels is 0"),
-        ({"image_size": 0}, "image_size is 0"),
-        ({"image_size": (8, 8, 3)}, "image_size is"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0 must be a finite number of at least 0 and below 1"),
+        ({"channels": 0}, "channels=0 must be"),
+        ({"image_size": 0}, "image_size=0 must be"),
+        ({"image_size": (16384, 16385)}, "16,384"),
+        ({"image_size": (8, 8, 3)}, r"image_size=\(8, 8, 3\) must be a whole number.* or a list of 2"),
+        ({"on_corrupt": True}, "unknown on_corrupt True"),
         ({"root": "somewhere"}, "root is 'somewhere'; digits come with"),
-        ({"crop_pct": 0.5}, "crop_pct is 0.5; it is for name='folder': images of 'digits' are seen whole"),
+        ({"crop_pct": 0.5}, "crop_pct=0.5 must be 1.0: images of 'digits' are seen whole"),
     ],
 )
 def test_load_refuses(options, message):

@@ -90,8 +90,9 @@ def test_code_option():
 
 @pytest.mark.parametrize("field", ["depths", "mixers", "strides", "windows"])
 def test_stages_have_one_entry_each(field):
+    entry = {"mixers": "conv", "windows": (2,)}.get(field, 1)
     with pytest.raises(ValueError, match=rf"{field}=.* must have one entry for each stage of widths"):
-        create_model("ge2mst_tiny", **{field: ("conv",)})
+        create_model("ge2mst_tiny", **{field: (entry,)})
 
 
 def test_wrong_words():

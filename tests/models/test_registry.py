@@ -223,7 +223,11 @@ def test_registering_a_name():
         ("qkformer_tiny", {"num_heads": 32}, r"num_heads=32 does not divide the width 16; these do: [1, 2, 4, 8, 16]"),
         ("spikformer_tiny", {"image_size": 30}, "image height 30 is not divided by the stride 4 of Spikformer; 32"),
         ("spikformer_8_384", {"image_size": (224, 231)}, "image width 231 is not divided by the stride 16"),
-        ("spikformer_tiny", {"image_size": 0}, "image height 0 is not divided by the stride 4 of Spikformer; 4 would"),
+        (
+            "spikformer_tiny",
+            {"image_size": 0},
+            "image_size[0]=0 must be a whole number of at least 1",
+        ),
     ],
 )
 def test_wrong_words(name, config, message):

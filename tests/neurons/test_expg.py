@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spikevit.neurons import IF, staircase_numba
+from spikevit.neurons import IF, StaircaseConfig, staircase_numba
 from spikevit.neurons.expg import ExpGIF, Staircase, histogram, rates, receive
 from spikevit.neurons.staircase import (
     SMALLEST,
@@ -451,9 +451,12 @@ def test_a_threshold_below_the_smallest_comes_back(backend):
         (lambda: ExpG(10**9, 1), ValueError, "more than the 65535"),
         (lambda: ExpG.of(10), ValueError, "multiple of 4, such as 8 or 12"),
         (lambda: ExpG.of(0), ValueError, "time_steps=0 must be"),
-        (lambda: Staircase(ExpG(2), 0.0), ValueError, "threshold=0.0 must be greater than 0"),
+        (lambda: Staircase(ExpG(2), 0.0), ValueError, "threshold=0.0 must be a finite number greater than 0"),
+        (lambda: Staircase(ExpG(2), math.inf), ValueError, "threshold=inf must be a finite number greater than 0"),
+        (lambda: StaircaseConfig(ExpG(2), math.nan), ValueError, "threshold=nan must be a finite number"),
+        (lambda: ExpGIF(torch.tensor([1.0, math.inf]), ExpG(2)), ValueError, r"threshold=\[1.0, inf\] must be finite"),
         (lambda: Staircase(ExpG(2), backend="fusd"), ValueError, "did you mean fused"),
-        (lambda: ExpGIF(-1.0, ExpG(2)), ValueError, "must be greater than 0"),
+        (lambda: ExpGIF(-1.0, ExpG(2)), ValueError, "must be finite and greater than 0 everywhere"),
         (lambda: staircase(torch.ones(2, 3), torch.ones(2), ExpG(2)), ValueError, r"must have shape \(\) or"),
         (lambda: receive(abs, torch.ones(2, 3), ExpG(2), torch.ones(3)), ValueError, "fold one per channel"),
         (lambda: receive(abs, torch.ones(3, 3), ExpG(2)), ValueError, "3 time steps are not those of"),

@@ -1,6 +1,7 @@
 """Neurons: equal to the originals' record, to the plain version, and to themselves step by step."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -172,12 +173,19 @@ def test_facts_of_the_field():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LIF(0.0), "threshold=0.0 must be greater than 0"),
-        (lambda: LIF(tau=1.0), "tau=1.0 must be greater than 1"),
+        (lambda: LIF(0.0), "threshold=0.0 must be a finite number greater than 0"),
+        (lambda: LIF(tau=1.0), "tau=1.0 must be a finite number greater than 1"),
         (lambda: LIF(reset="hrad"), "did you mean hard"),
         (lambda: LIF(backend="fusd"), "did you mean fused"),
-        (lambda: Sigmoid(-1.0), "alpha=-1.0 must be greater than 0"),
+        (lambda: Sigmoid(-1.0), "alpha=-1.0 must be a finite number greater than 0"),
         (lambda: make_surrogate("atn"), "did you mean atan"),
+        (lambda: LIF(math.inf), "threshold=inf must be a finite number greater than 0"),
+        (lambda: IF(math.nan), "threshold=nan must be a finite number"),
+        (lambda: LIF("1"), "threshold='1' must be a finite number"),
+        (lambda: LIF(tau=math.inf), "tau=inf must be a finite number greater than 1"),
+        (lambda: ParametricLIF(tau=math.nan), "tau=nan must be a finite number greater than 1"),
+        *((lambda kind=kind: kind(math.inf), f"{kind.__name__}: alpha=inf must be") for kind in map(type, SURROGATES)),
+        (lambda: make_surrogate("atan", math.nan), "ATan: alpha=nan must be a finite number greater than 0"),
     ],
 )
 def test_bad_arguments(make, message):

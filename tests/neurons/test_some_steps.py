@@ -1,5 +1,7 @@
 """A tensor of which some steps are known without computing them: whatever is done with it, it is that tensor."""
 
+import operator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,7 +59,73 @@ OPERATORS = {
     "joined in time": lambda x: torch.cat([x, x], 0),
     "exp": lambda x: x.exp(),
     "mT": lambda x: x.mT,
+    # what meets time, in all the ways to say it
+    "chunks of time": lambda x: x.chunk(2, 0)[1],
+    "chunks of time, unsaid": lambda x: torch.chunk(x, 2)[0],
+    "chunks by name": lambda x: x.chunk(2, dim=-1)[0],
+    "one by one in time": lambda x: x.unbind()[2],
+    "an axis in front": lambda x: x.unsqueeze(0),
+    "an axis in front, from behind": lambda x: x.unsqueeze(-4 - 1),
+    "an axis behind time": lambda x: x.unsqueeze(1),
+    "an axis at the end": lambda x: torch.unsqueeze(x, dim=-1),
+    "view of all": lambda x: x.view(8, -1),
+    "view, steps first": lambda x: x.view(T, -1),
+    "view in a row": lambda x: x.reshape(-1),
+    "view by shape": lambda x: x.reshape((T * B, N, C)),
+    "another type": lambda x: x.view(torch.int64),
+    "flat by name": lambda x: x.flatten(start_dim=2),
+    "flat to the third": lambda x: x.flatten(1, end_dim=2),
+    "flat from": lambda x: x.flatten(1),
+    "flat with time": lambda x: x.flatten(0, 1),
+    "mean by name": lambda x: x.mean(dim=2),
+    "mean of two": lambda x: x.mean((1, 2), keepdim=True),
+    "mean of none": lambda x: x.mean(()),
+    "sum in another type": lambda x: x.sum(2, dtype=torch.float32),
+    "moved by name": lambda x: x.movedim(source=(1, 2), destination=(2, 1)),
+    "turned by name": lambda x: x.transpose(dim0=0, dim1=1),
+    "padded with ones": lambda x: F.pad(x, (0, 1), value=1.0),
+    "padded in time": lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0)),
+    "padded with its border": lambda x: F.pad(x.flatten(1, 2), (1, 1), "replicate"),
+    "stacked": lambda x: torch.stack([x, x]),
+    "stacked within": lambda x: torch.stack((x, OTHER), dim=2),
+    "joined by name": lambda x: torch.cat(tensors=[x, x], dim=2),
+    # what Python writes as signs
+    "minus": lambda x: x - OTHER,
+    "from": lambda x: OTHER - x,
+    "one minus": lambda x: 1 - x,
+    "divided": lambda x: x / 4,
+    "negative": lambda x: -x,
+    "to the power": lambda x: x**2,
+    "power of": lambda x: 2**x,
+    "absolute": lambda x: abs(-x),
+    "greater": lambda x: (x > 0.5).double(),
+    "equal": lambda x: (x == 0).double(),
+    "not equal": lambda x: (x != 1).double(),
+    "of a step": lambda x: torch.tensor(float(x[1, 0, 0, 0])),
+    "into a tensor": lambda x: _into(torch.Tensor.add_, x),
+    "times, into a tensor": lambda x: _into(torch.Tensor.mul_, x),
+    "plus is": lambda x: _into(operator.iadd, x),
+    "scaled sum": lambda x: torch.add(x, OTHER, alpha=0.5),
+    # what has another shape
+    "times more axes": lambda x: x * torch.stack([OTHER] * 3),
+    "plus more axes": lambda x: x + OTHER[None],
+    "plus one token": lambda x: x + OTHER[:, :, :1],
+    "one token plus all": lambda x: x[:, :, :1] + OTHER,
+    "as a matrix": lambda x: x.flatten(1) @ torch.ones(B * N * C, 4, dtype=x.dtype),
+    "as a matrix, right": lambda x: torch.ones(5, T, dtype=x.dtype) @ x.flatten(1),
+    "two lists": lambda x: x[:, [0, 1], :, [2, 3]],
+    "a list and a number": lambda x: x[:, 1, :, [2, 3, 4]],
+    "one list": lambda x: x[:, :, [0, 2]],
 }
+
+
+def _into(change, x):
+    """What is in the tensor afterwards, not what is returned."""
+    tensor = OTHER.clone()
+    change(tensor, x)
+    return tensor
+
+
 steps = st.sets(st.integers(0, T - 1)).map(lambda s: tuple(sorted(s)))
 
 
@@ -112,6 +180,21 @@ def test_first_steps():
     assert torch.equal(SomeSteps.first(OTHER, 2).data, OTHER[:2]) and len(SomeSteps.first(OTHER, 2)) == T
     assert SomeSteps.first(some((0, 2, 3)), 3).live == (0, 2)
     assert SomeSteps.first(OTHER, 0).data.shape == (0, B, N, C)
+
+
+def test_steps_that_are_not_there_are_not_written():
+    with pytest.raises(TypeError, match="add_ would change a tensor in place .* take add"):
+        some((1,)).add_(OTHER)
+    with pytest.raises(RuntimeError, match="ambiguous"):
+        bool(some((1,)))
+    assert len({some((1,)), some((1,))}) == 2
+
+
+def test_what_stays_apart():
+    """Slower is right, but what treats steps alike needs no other."""
+    x = some((1, 3))
+    for f in (lambda x: x.chunk(2, dim=-1)[0], lambda x: x.unsqueeze(-1), lambda x: x.view(T, -1), lambda x: x[:, 1:]):
+        assert f(x).live == (1, 3)
 
 
 def test_unknown_attributes():

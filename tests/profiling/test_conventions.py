@@ -31,6 +31,7 @@ from spikevit.profiling.conventions import (
 )
 from spikevit.profiling.count import count_shapes
 from spikevit.profiling.counts import Counts, NeuronCount, Operand, OperatorCount, OtherCount, Tally
+from spikevit.profiling.metrics import metrics
 from spikevit.profiling.origins import Origin
 from spikevit.profiling.profile import profile
 from spikevit.profiling.twin import without_spikes
@@ -313,6 +314,19 @@ def test_headroom_of_a_network_is_where_it_costs_as_much():
     fired = sum(int(s.count_nonzero()) for s in record_spikes(model, x).values())
     cells = sum(s.numel() for s in record_spikes(model, x).values())
     assert report.counts.firing_rate == pytest.approx(fired / cells)
+
+
+@pytest.mark.parametrize("what", ["firing_rate", "activity", "check", "metrics", "headroom"])
+def test_shapes_alone_have_no_rates(what):
+    counts = shapes("spikformer_tiny")
+    found = {
+        "check": lambda: check(counts, load_rule("accumulate-only")),
+        "metrics": lambda: metrics(firing(), counts),
+        "headroom": lambda: headroom(counts, Energy(macs=1e6)),
+    }
+    with pytest.raises(ValueError, match="needs the values of a run, and these counts are of shapes alone"):
+        found.get(what, lambda: getattr(counts, what))()
+    assert counts.silence == "" and counts.macs > 0
 
 
 @pytest.mark.parametrize("convention", [exact, syops, neurobench, memory, paper])

@@ -1,5 +1,6 @@
 """Operation counts: equal to formulas and to direct counting, of our models and of anybody's; nothing stays behind."""
 
+import warnings
 from dataclasses import fields
 from math import prod
 
@@ -430,8 +431,7 @@ def test_modules_are_the_innermost_that_run(training):
     model = firing().train(training)
     modules = dict(model.named_modules())
     names = [c.module for c in count(model, images()).operators]
-    layer = ".linear" if training else ""  # in evaluation it is folded with its norm
-    assert "blocks.0.attn" in names and f"blocks.0.attn.proj_in{layer}" in names
+    assert "blocks.0.attn" in names and "blocks.0.attn.proj_in" in names  # in evaluation, folded with its norm
     two_products = [f"blocks.{i}.attn" for i in range(2)]
     assert all(name in modules for name in names)
     assert sorted(names) == sorted([*set(names), *two_products])
@@ -465,8 +465,8 @@ def test_several_arguments():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "batches is empty"),
-        (iter(()), "batches is empty"),
+        ([], "data holds no images"),
+        (iter(()), "data holds no images"),
         (torch.randn(0, 8), r"at least one image; got \(0, 8\)"),
         ([torch.randn(2, 8), torch.randn(0, 8)], r"at least one image; got \(0, 8\)"),
         ([{"x": torch.randn(2, 8)}], "a batch must be a tensor"),
@@ -479,17 +479,50 @@ def test_bad_input(batches, message):
         count(nn.Linear(8, 2), batches)
 
 
+class Pair(nn.Module):
+    def forward(self, q, k):
+        return q @ k.mT
+
+
 def test_a_model_that_needs_more():
-    with pytest.raises(
-        ValueError, match=r"Plain does not take \(2, 8\): .*missing 1 required positional argument: 'k'"
-    ):
+    with pytest.raises(ValueError, match=r"Pair does not take \(2, 8\): missing a required argument: 'k'; a batch may"):
+        count(Pair(), torch.randn(2, 8))
+
+
+def test_an_error_of_the_model_stays_its_own():
+    """A TypeError from inside says nothing about what the model takes."""
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'k'") as raised:
         count(Plain(lambda q, k: q @ k.mT), torch.randn(2, 8))
+    assert raised.traceback[-1].name == "forward" and raised.value.__cause__ is None
 
 
-def test_labels_are_refused():
-    """They would be taken for another argument."""
-    with pytest.raises(ValueError, match=r"Spikformer takes images alone, no labels; got \(2, 3, 16, 16\), \(2,\)"):
-        count(firing(), [(images(), torch.tensor([0, 1]))])
+def test_labels_are_left_out():
+    """Of ours, and of any model that takes one argument; floats are no labels."""
+    model, x, labels = firing(), images(), torch.tensor([0, 1])
+    assert count(model, [(x, labels)]).operators == count(model, x).operators
+    assert count(nn.Linear(8, 2), [(torch.ones(2, 8), labels)]).images == 2
+    with pytest.raises(ValueError, match=r"spikformer_tiny takes images, or \(images, labels\); got .*, \(2,\)"):
+        count(model, [(x, labels.double())])
+
+
+def test_labels_of_other_images():
+    """A clip (T, C, H, W) with one label, and frames (B, T, C, H, W) with B labels."""
+    for x, labels in ((images(4), 1), (torch.stack([images(T)] * 3), 3)):
+        message = rf"{labels} labels of 4 images .*: images are \(B, C, H, W\), recordings \(T, B, C, H, W\)"
+        with pytest.raises(ValueError, match=message):
+            count(firing(), [(x, torch.zeros(labels, dtype=torch.long))])
+
+
+def test_batch_in_front_of_time_is_warned_of():
+    x = torch.stack([images(2)] * T)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert count(firing(), x).images == 2 and count(firing(), x[:3]).time_steps == 3
+    with pytest.warns(UserWarning, match=r"\(2, 4, 3, 16, 16\) are taken for 2 time steps of 4 images"):
+        assert count(firing(), x.transpose(0, 1)).images == 4
+    foreign = Plain(lambda x, fc: fc(x.flatten(2)).mean(0), fc=nn.Linear(3 * 16 * 16, 2).double())
+    with pytest.warns(UserWarning, match=r"counts as 4 images, but Plain gives 2 outputs: .* too small by 4 to 2"):
+        count(foreign, x)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

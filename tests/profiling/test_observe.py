@@ -1,15 +1,29 @@
 """Observation: every neuron, in firing order, and nothing changed, kept or left behind by it."""
 
 import gc
+import io
+import warnings
 import weakref
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from spikevit import create_model, firing_rates, list_models, observe, record_spikes
-from spikevit.neurons import LIF
+from spikevit import (
+    allocate_time_steps,
+    convert,
+    count,
+    create_model,
+    firing_rates,
+    list_models,
+    observe,
+    profile,
+    record_spikes,
+)
+from spikevit.neurons import LIF, ExpG, Staircase
 from spikevit.neurons.staircase import spike_pattern
+from spikevit.profiling.check import check, load_rule
 
 T = 4
 
@@ -129,6 +143,51 @@ def test_hooks_go_after_an_error(model):
         with pytest.raises(ValueError, match="channels"):
             look(model, torch.randn(2, 5, 16, 16))
         assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_batch_stays_an_axis(batch):
+    """Of ours, converted, and of a foreign network with the same neurons, whose values have no axis of steps."""
+    ours = convert(firing("ge2mst_tiny"), images())[0]
+    assert {s.shape[1] for s in record_spikes(ours, images(batch)).values()} == {batch}
+    foreign = nn.Sequential(
+        nn.Linear(3, 5), Staircase(ExpG(2)), nn.Linear(5, 7), Staircase(ExpG(1, 2)), nn.Linear(7, 2)
+    )
+    spiking = convert(foreign, torch.rand(4, 3))[0]
+    shapes = [tuple(s.shape) for s in record_spikes(spiking, torch.rand(batch, 3)).values()]
+    assert shapes == [(2, batch, 5), (2, batch, 7)]
+    around = nn.Sequential(ours, nn.Softmax(-1))
+    assert {s.shape[1] for s in record_spikes(around, images(batch)).values()} == {batch}
+
+
+def test_silent_layers_are_said():
+    """By the rates, the counts, the report, the check and what the terminal prints of them."""
+    fresh, x = create_model("spikformer_tiny", image_size=16).eval(), images().float()
+    spikes = record_spikes(fresh, x)
+    silent = [name for name, s in spikes.items() if not s.any()]
+    said = f"{len(silent)} of 15 layers of neurons are silent on these images, the first is {silent[0]}: this is"
+    assert len(silent) > 5
+    with pytest.warns(UserWarning, match=said):
+        firing_rates(fresh, x)
+    report = profile(fresh, x)
+    verdicts = check(report.counts, load_rule("accumulate-only"))
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(report), console.print(verdicts)
+    assert console.export_text().count(said) == 2
+    for found in (report.counts.silence, report.to_dict()["silence"], verdicts.silence, report.activity()):
+        assert found.startswith(said) and found.count("not what a trained network would cost") == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        firing_rates(firing(), images())
+    assert profile(firing(), images()).counts.silence == ""
+
+
+def test_a_layer_that_is_never_open_is_not_silent():
+    """Nothing of it is computed: that was allocated so. What follows it has a bias alone, and is silent."""
+    model = allocate_time_steps(firing(), steps={"blocks.1.mlp.fc1.lif": 0}).freeze().eval()
+    assert not record_spikes(model, images())["model.blocks.1.mlp.fc1.lif"].any()
+    said = count(model, images()).silence
+    assert said.startswith("1 of 14 layers") and "the first is model.blocks.1.mlp.fc2.lif" in said
 
 
 def test_firing_rates_are_the_mean_over_all_batches(model):

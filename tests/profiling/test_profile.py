@@ -116,7 +116,7 @@ def test_constants():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="batches is empty"):
+    with pytest.raises(ValueError, match="data holds no images"):
         profile(nn.Linear(8, 2), [])
     with pytest.raises(ValueError, match="batch may be a tuple of all its arguments"):
         profile(nn.Bilinear(8, 8, 2), torch.randn(2, 8))

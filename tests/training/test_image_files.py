@@ -56,7 +56,7 @@ def trained(root, tmp_path_factory):
 def test_the_same_middle_is_seen_everywhere(trained, root, tmp_path, monkeypatch, capsys):
     about, path = read_about(trained / "best.safetensors"), str(tmp_path / "lively.safetensors")
     data = load_data_of(about)
-    assert data.info == DataInfo.from_dict({k: v for k, v in about["data"].items() if k != "source"})
+    assert data.info == DataInfo.of_checkpoint(about["data"])
     assert data.info.crop_pct == 0.5
     images = torch.stack([image for image, _ in data.test])
     assert torch.equal(images[0::2], images[1::2])  # what is around the middle is not seen

@@ -14,8 +14,9 @@ import torch
 
 from spikevit import load_model
 from spikevit.checkpoint import read_about
+from spikevit.data import load_data, normalise
 from spikevit.training import callbacks, run
-from spikevit.training.module import Classifier
+from spikevit.training.module import Classifier, InStep
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import Interrupted, NonFiniteLoss, new_run, train
 
@@ -141,7 +142,8 @@ def train_again(directory):
 
 
 def test_directory_is_not_overwritten(tmp_path):
-    start(tmp_path / "run")
+    directory = start(tmp_path / "run")
+    (directory / "last.safetensors").write_text("of an epoch")
     with pytest.raises(ValueError, match="not empty; take another directory, or go on with"):
         start(tmp_path / "run")
     with pytest.raises(ValueError, match=r"no recipe\.yaml"):
@@ -157,7 +159,7 @@ def test_ctrl_c_from_outside(tmp_path):
     """The real thing: a process, a signal, and the rest of the run in another process."""
     directory = tmp_path / "run"
     command = [sys.executable, "-m", "spikevit.cli.main", "train"]
-    changes = [*SHORT, "schedule.epochs=400"]
+    changes = [*SHORT, "schedule.epochs=8"]
     process = subprocess.Popen(
         [*command, "digits", *changes, "--out", str(directory)], stderr=subprocess.PIPE, text=True
     )
@@ -170,18 +172,19 @@ def test_ctrl_c_from_outside(tmp_path):
     assert process.returncode == 130
     assert "go on with: spikevit train --resume" in stderr
 
-    done = len(rows(directory))
-    recipe = directory / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("epochs: 400", f"epochs: {done + 1}"))
-    subprocess.run([*command, "--resume", str(directory), "--quiet"], check=True, timeout=120)
-    assert [row["epoch"] for row in rows(directory)] == list(range(1, done + 2))
+    assert len(rows(directory)) < 8
+    subprocess.run([*command, "--resume", str(directory), "--quiet", "--no-report"], check=True, timeout=120)
+    assert [row["epoch"] for row in rows(directory)] == list(range(1, 9))
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Two half-batches side by side, or one after the other: the same losses and weights."""
+    """Two half-batches side by side, or one after the other: the same losses and weights.
+
+    The 144 validation images are one batch, so that one of the processes has none of them.
+    """
     changes = [
         *SMALL,
-        "data.batch_size=64",
+        "data.batch_size=200",
         "schedule.epochs=2",
         "schedule.warmup_epochs=1",
         "trainer.precision=64-true",
@@ -203,11 +206,29 @@ def test_two_processes_equal_one(tmp_path):
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"] and a["lr"] == b["lr"]
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-9)
+    data, model = load_data("digits", image_size=16), load_model(tmp_path / "two/last.safetensors")
+    images, labels = data.val.images, data.val.labels
+    with torch.no_grad():
+        logits = model(normalise(images, data.info).double())
+    assert two[-1]["val_accuracy"] == int((logits.argmax(-1) == labels).sum()) / 144
+    assert two[-1]["val_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
     states = (torch.load(tmp_path / n / "resume.ckpt", weights_only=True)["state_dict"] for n in ("one", "two"))
     ours, theirs = ({k: v for k, v in s.items() if k.startswith("model.")} for s in states)
     parameters = {name for name, _ in load_model(tmp_path / "one" / "last.safetensors").named_parameters()}
     for name in parameters:
         torch.testing.assert_close(ours[f"model.{name}"], theirs[f"model.{name}"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "batch", "world"), [(159, 64, 2), (10, 64, 2), (159, 20, 3), (64, 64, 1), (5, 2, 4)])
+def test_processes_validate_in_step(n, batch, world):
+    """As many batches for each process; of those that count, every image exactly once."""
+    ranks = [InStep(n, batch, seed=0, shuffle=False, drop_last=False, rank=r, world_size=world) for r in range(world)]
+    found = [list(rank) for rank in ranks]
+    whole = -(-n // batch)
+    assert {len(batches) for batches in found} == {len(rank) for rank in ranks} == {-(-whole // world)}
+    counted = [i for r, batches in enumerate(found) for k, b in enumerate(batches) for i in b if k * world + r < whole]
+    assert sorted(counted) == list(range(n))
+    assert all(batches and all(batches) for batches in found), "none is empty"
 
 
 def test_best_is_by_accuracy_then_loss(tmp_path, monkeypatch):

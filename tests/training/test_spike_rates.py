@@ -49,7 +49,7 @@ def test_rates_of_spiking_networks(tmp_path):
     """At each step, with tokens that halt and leave: those of the cells that were computed."""
     small = ["schedule.epochs=2", "schedule.warmup_epochs=0", "model.config.depth=1", "model.time_steps=3"]
     train(tmp_path / "run", load_recipe("digits", small), progress=False)
-    rows = [row for row in read_rows(tmp_path / "run" / "spikes.csv") if row["epoch"] == "2"]
+    rows = [row for row in read_rows(tmp_path / "run" / "spikes.csv") if row["epoch"] == 2]
     data = load_data("digits", image_size=16)
     images, _ = data.split("val").__getitems__(range(len(data.split("val"))))
     model, x = load_model(tmp_path / "run" / "last.safetensors"), normalise(images, data.info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from spikevit import schema
 from spikevit.adaptive.ann import ann_twin, set_thresholds, start_from_ann
 from spikevit.adaptive.early_exit import EarlyExit, add_early_exit, choose_threshold, exit_steps
 from spikevit.adaptive.halting import Halting, HaltingConfig, add_halting
@@ -21,11 +22,15 @@ METHODS: dict[str, Callable[..., SpikingModel]] = {
 
 
 def apply_methods(model: SpikingModel, methods: Iterable[tuple[str, dict[str, Any]]]) -> SpikingModel:
-    """The model with methods applied in this order, as its checkpoint lists them."""
+    """The model with methods applied in this order, as its checkpoint lists them.
+
+    Raises:
+        ValueError: an unknown method or option, or a value that it does not take.
+    """
     for name, options in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
-        model = METHODS[name](model, **options)
+        model = METHODS[name](model, **schema.options(METHODS[name], options, name))
     return model
 
 

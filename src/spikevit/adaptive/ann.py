@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from spikevit.adaptive.adapted import require_time
 from spikevit.errors import unknown
 from spikevit.models import SpikingModel
+from spikevit.models.running import evaluating
 from spikevit.neurons import Neuron, Rectifier
+from spikevit.schema import positive
 
 
 def ann_twin(model: SpikingModel) -> SpikingModel:
@@ -46,7 +48,7 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
         percentile: above 0, at most 100.
 
     Raises:
-        ValueError: another network; a layer that is silent on these images; a percentile out of range.
+        ValueError: another network; a layer that is silent, or not finite, on these images; a percentile out of range.
     """
     require_time(model, "a start from an ANN")
     if not 0 < percentile <= 100:
@@ -62,6 +64,8 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
 
     def look(name: str):
         def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
+            if not out.isfinite().all():
+                raise ValueError(f"{name} of the ann is not finite (NaN or infinite) on these images")
             found = out[out > 0].double()
             if not len(found):
                 raise ValueError(f"{name} of the ann is silent on these images: no threshold can be taken from it")
@@ -71,12 +75,10 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
         return hook
 
     handles = [m.register_forward_hook(look(name)) for name, m in rectifiers.items()]
-    was_training = ann.training
     try:
-        with torch.no_grad():
-            ann.eval()(images)
+        with torch.no_grad(), evaluating(ann):
+            ann(images)
     finally:
-        ann.train(was_training)
         for handle in handles:
             handle.remove()
     started = set_thresholds(model, table)
@@ -94,8 +96,7 @@ def set_thresholds(model: SpikingModel, table: Mapping[str, float]) -> SpikingMo
     for name, threshold in table.items():
         if name not in neurons:
             raise unknown("layer of neurons", name, neurons)
-        if not threshold > 0:
-            raise ValueError(f"table[{name!r}]={threshold} must be a threshold greater than 0")
+        positive(f"table[{name!r}]", threshold)
         neurons[name].threshold = float(threshold)
     model.methods = (*model.methods, ("thresholds", {"table": dict(table)}))
     return model

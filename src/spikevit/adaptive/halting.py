@@ -27,7 +27,7 @@ from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
 from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
-from spikevit.schema import Checked, NotNegative, Positive, Range
+from spikevit.schema import Checked, NotNegative, Positive, Range, read
 
 FRONTS = ("integrate", "average", "one")
 OVER = ("both", "blocks", "steps")
@@ -453,4 +453,4 @@ def add_halting(
                 f"halting needs mixers of {known}; block {i} of {called} has {type(block.attn).__name__}, whose tokens "
                 "share neurons or windows"
             )
-    return Halting(model, config or HaltingConfig(**options), masked=masked)
+    return Halting(model, config or read(HaltingConfig, options, "halting"), masked=masked)

@@ -22,6 +22,7 @@ from spikevit.layers import Block
 from spikevit.models import SpikingModel
 from spikevit.neurons import Neuron, TimeGate
 from spikevit.neurons.gate import PATTERNS
+from spikevit.schema import NotNegative, Share, fit
 
 PER = ("layer", "block")
 FIRST, LAST = 0.8, 0.2  # scores that training starts from: the last step is the easiest to close
@@ -154,9 +155,10 @@ class DynamicTimeSteps(Adapted):
         return sorted({0.5, *(round(s, 4) for s in chosen.tolist())}, reverse=True)
 
     def at(self, setting: float) -> SpikingModel:
-        """The model with steps open whose score is above the setting; of a frozen one, its first steps."""
+        """The model with steps open whose score is above the setting, 0 to 1; of a frozen one, its first steps."""
         if self.frozen:
             return super().at(setting)
+        setting = fit(setting, Share, "score")
         bits = [gate.scores.detach().double().sigmoid() > setting for gate in self._gates()]
         masks = [(b.long().cumprod(0) if self.pattern == "prefix" else b).tolist() for b in bits]
         return self._fixed(masks)
@@ -232,8 +234,7 @@ def _check(total: int, per: str, pattern: str, target: float | None, weight: flo
         raise unknown("pattern", pattern, PATTERNS)
     if target is not None and not 0 < target <= total:
         raise ValueError(f"target={target} must be a mean number of time steps above 0 and at most max_steps={total}")
-    if not weight >= 0:
-        raise ValueError(f"weight={weight} must be at least 0")
+    fit(weight, NotNegative, "weight")
 
 
 def _mask_of(key: str, given: int | Sequence[int], total: int, pattern: str) -> list[bool]:

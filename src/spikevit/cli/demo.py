@@ -28,18 +28,20 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.data import normalise
     from spikevit.data.batches import take
     from spikevit.data.load import load_data_of
+    from spikevit.errors import printable
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
     from spikevit.report.terminal import summary
     from spikevit.training.recipe import load_recipe
     from spikevit.training.run import train
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     changes = [*_backend(), *args.changes]
     recipe = load_recipe("ge2mst_digits", changes)
     directory = Path(args.out or free_directory("demo"))
     console.print(
-        f"1. Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in {directory}\n"
+        f"1. Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in "
+        f"{printable(str(directory))}\n"
         f"   (neurons: {recipe.model.backend or 'fused'}; no time axis: the cost does not depend on T)\n"
     )
     trained = train(directory, recipe)
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         f"spikevit report {directory} runs/digits-1",
         "spikevit models",
     ):
-        console.print(f"  {_bin()}{command}", soft_wrap=True)
+        console.print(f"  {_bin()}{printable(command)}", soft_wrap=True)
     return 0 if certificate.lossless else 1
 
 

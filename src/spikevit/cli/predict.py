@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.checkpoint import read_about
     from spikevit.data import normalise
-    from spikevit.data.folder import read_image
+    from spikevit.data.images import read_image
     from spikevit.report.terminal import Table, console
 
     if args.top < 1:
         raise ValueError(f"--top {args.top} must be at least 1")
     about = read_about(args.checkpoint)
     info = _info(args, about)
-    how = info.image_size, info.channels, info.crop_pct
+    how = info.image_size, info.channels, info.crop_pct, info.interpolation
     images = torch.stack([read_image(path, *how) for path in args.images])
     model = load(args, args.checkpoint)
     with torch.no_grad():

@@ -58,18 +58,27 @@ def show(results: dict[str, Any], directory: str) -> None:
     """The accuracy and the commands to try next."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    final = (Path(directory) / "final.safetensors").exists()
-    model = f"{directory}/{'final' if final else 'best'}.safetensors"
+    from spikevit.errors import printable
+
+    console = Console(highlight=False, markup=False)
+    directory = printable(str(directory))
+    model = f"{directory}/{results['checkpoint']['file']}"
+    final = results["checkpoint"]["file"] != "best.safetensors"
     files = {model: "the model"}
     if final:
         files |= {model: "the model to run", f"{directory}/best.safetensors": "the model as it was trained"}
     files[f"{directory}/metrics.csv"] = "every epoch"
     width = max(map(len, files))
+    console.print()
+    console.print(f"{results['accuracy']:.2%}", style="bold", end="")
     console.print(
-        f"\n[bold]{results['accuracy']:.2%}[/bold] of {results['total']} {results['split']} images right "
+        f" of {results['total']} {results['split']} images right "
         f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)"
     )
+    if results["split"] == "val":
+        console.print(
+            "There are no test images: best epoch, threshold and this accuracy come from the same validation images."
+        )
     if final or results["work_unit"] != "time steps":
         console.print(f"{results['work']:.2f} {results['work_unit']}, mean over images")
     for path, about in files.items():

@@ -21,6 +21,7 @@ from spikevit.conversion.proof import ITSELF, Proof, Types
 from spikevit.errors import inside
 from spikevit.files import parse_json, read_text, write_text
 from spikevit.layers.grid import FLOAT32, FLOAT64
+from spikevit.models.running import evaluating
 from spikevit.neurons import ExpG, ExpGIF, SpikeTrain, Staircase
 from spikevit.neurons.staircase import in_force
 from spikevit.profiling.observe import observe
@@ -227,14 +228,19 @@ def relative(path: str | Path, certificate: str | Path) -> str:
     return Path(os.path.relpath(path, Path(certificate).parent)).as_posix()
 
 
-@torch.no_grad()
 def certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
-    """Runs both networks over the images and compares every code of every layer, and the logits.
+    """Runs both networks, in evaluation mode, over the images and compares every code of every layer, and the logits.
 
     Raises:
         ValueError: no images; neurons that are more, or fire more often, in one of them; logits of other shapes, or not
             finite.
     """
+    with evaluating(reference, spiking):
+        return _certify(reference, spiking, batches)
+
+
+@torch.no_grad()
+def _certify(reference: nn.Module, spiking: nn.Module, batches: Iterable[Tensor]) -> Certificate:
     model = fingerprint(reference, spiking)
     neurons = {name: m for name, m in spiking.named_modules() if isinstance(m, ExpGIF)}
     tallies = {name: _Tally(m) for name, m in neurons.items()}

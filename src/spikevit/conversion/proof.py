@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.layers.grid import FLOAT32, FLOAT64, float32_is_whole
+from spikevit.models.running import evaluating
 from spikevit.neurons import Staircase
 from spikevit.profiling.operators import PRODUCTS, Product, Watch, tensors_in, work_of
 from spikevit.profiling.origins import Origins
@@ -155,7 +156,7 @@ class Proof(_ModelWatch):
         self.sums, self.reasons, self.place, self.places = {}, {}, 0, places
         self.numbers.forget()
         self.numbers[images] = IMAGE
-        with running(self.model) as self.running, ExitStack() as stack, suppress(_Enough):
+        with evaluating(self.model), running(self.model) as self.running, ExitStack() as stack, suppress(_Enough):
             for name, neuron in self.neurons.items():
                 stack.callback(neuron.register_forward_hook(self._fired(name)).remove)
             stack.enter_context(self)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikevit.data.augment import Augment, normalise
     from spikevit.data.batches import Batches, collate, make_loader
     from spikevit.data.config import AugmentConfig
-    from spikevit.data.folder import read_image
+    from spikevit.data.images import read_image
     from spikevit.data.load import DATA_SETS, load_data
     from spikevit.data.sets import Data, DataInfo, ImageSet
 
@@ -28,7 +28,7 @@ _WHERE = {
     "load_data": "load",
     "make_loader": "batches",
     "normalise": "augment",
-    "read_image": "folder",
+    "read_image": "images",
 }
 
 __all__ = [

@@ -16,11 +16,15 @@ from spikevit.data.sets import DataInfo
 
 
 def unit(images: Tensor) -> Tensor:
-    """Images as float in [0, 1]: uint8 is divided by 255, float is taken to be there."""
+    """Images as float in [0, 1]: uint8 is divided by 255, float must be there."""
     if images.dtype == torch.uint8:
         return images.float() / 255
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; they must be torch.uint8 (0 … 255) or float (0 … 1)")
+    if images.numel():
+        least, most = (float(x) for x in images.aminmax())
+        if not (least >= 0 and most <= 1):  # nor where one is NaN
+            raise ValueError(f"float images have values from {least:g} to {most:g}; they must be in 0 … 1 (or uint8)")
     return images
 
 
@@ -28,7 +32,11 @@ def normalise(images: Tensor, info: DataInfo) -> Tensor:
     """(x - mean) / std per channel of images (..., C, H, W), uint8 or float in [0, 1]; all that evaluation does."""
     if images.ndim < 3 or images.shape[-3] != info.channels:
         raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (..., {info.channels}, H, W)")
-    x = unit(images)
+    return standardise(unit(images), info)
+
+
+def standardise(x: Tensor, info: DataInfo) -> Tensor:
+    """(x - mean) / std per channel of float images in [0, 1]."""
     mean, std = torch.tensor((info.mean, info.std), dtype=x.dtype, device=x.device)[:, :, None, None]
     return (x - mean) / std
 
@@ -66,7 +74,7 @@ class Augment(nn.Module):
                 f"images have the shape {tuple(images.shape)}; for {len(labels)} labels of "
                 f"{self.info.name!r} it must be {expected}"
             )
-        x = normalise(self.before(unit(images)), self.info)
+        x = standardise(self.before(unit(images)), self.info)
         x, targets = self.mix(x, labels, epoch)
         return self.behind(x), targets
 

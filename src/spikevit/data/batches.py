@@ -55,7 +55,7 @@ class Batches(Sampler[list]):
         if drop_last and n < batch_size * world_size:
             raise ValueError(
                 f"n is {n}, but batch_size {batch_size} × world_size {world_size} needs {batch_size * world_size} "
-                "images for one batch each; take a smaller batch_size, or drop_last=False"
+                "images for one batch each; take a smaller batch_size"
             )
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
         self.rank, self.world_size, self.epoch = rank, world_size, 0
@@ -92,17 +92,33 @@ def take(dataset: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def collate(batch: Any) -> tuple[Tensor, Tensor]:
-    """Items (uint8 (C, H, W), int) as one batch, images (B, C, H, W) and labels (B,); None is left out.
+    """Items (image (C, H, W), label) as one batch, images (B, C, H, W) and labels (B,); None is left out.
 
     A batch that ImageSet has made already passes through.
+
+    Raises:
+        ValueError: images of several sizes, without an axis of channels, or of another dtype than uint8 and float;
+            labels that are not one whole number an image.
     """
-    if isinstance(batch, tuple):
-        return batch
-    kept = [item for item in batch if item is not None]
-    if not kept:
-        raise RuntimeError(f"all {len(batch)} images of a batch are corrupted; the warnings name them")
-    images, labels = default_collate(kept)
-    return images, labels
+    if not isinstance(batch, tuple):
+        kept = [item for item in batch if item is not None]
+        if not kept:
+            raise RuntimeError(f"all {len(batch)} images of a batch are corrupted; the warnings name them")
+        try:
+            batch = tuple(default_collate(kept))
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"images of a batch must be tensors (C, H, W) of one size: {error}") from error
+    if len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
+        raise ValueError(f"items have {len(batch)} parts; they must be (image, label), a tensor and a whole number")
+    images, labels = batch
+    if images.ndim != 4:
+        shape = tuple(images.shape[1:])
+        raise ValueError(f"images have the shape {shape}; it must be (C, H, W): for grey images (1, H, W)")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; they must be torch.uint8 (0 … 255) or float (0 … 1)")
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}; they must be one whole number an image")
+    return batch if labels.dtype == torch.int64 else (images, labels.long())
 
 
 def make_loader(dataset: Dataset, batches: Batches, workers: int = 0) -> DataLoader:

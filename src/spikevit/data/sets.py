@@ -5,10 +5,11 @@ Images are uint8 (C, H, W), labels whole numbers; scaling and normalising are le
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,13 @@ from spikevit.errors import unknown
 from spikevit.schema import Checked, Count, Positive, Range, read
 
 Side = Annotated[int, Range(least=1, most=16_384)]  # pixels
+Interpolation = Literal["nearest-exact", "bilinear", "bicubic"]
+BY_NAME = {"digits": "nearest-exact", "cifar10": "bilinear", "cifar100": "bilinear"}  # where none is written
+MORE = {  # images for a part
+    "train": "a smaller val_fraction leaves more there, or a folder of images can have its own train/",
+    "val": "a larger val_fraction sets more aside, or a folder of images can have its own val/",
+    "test": "a folder of images can have its own test/",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class DataInfo(Checked):
 
     Mean and std are those of pixel values in [0, 1]. crop_pct: the share of an image file's shorter side that is seen
     where it is read whole, in evaluation: it is resized to image_size / crop_pct and the middle is cut out.
+    interpolation: how images are resized ("bicubic": those of files); see data/images.py.
     """
 
     name: str
@@ -36,6 +45,7 @@ class DataInfo(Checked):
     mean: tuple[float, ...]
     std: tuple[Positive, ...]
     crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +72,8 @@ class DataInfo(Checked):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataInfo:
         """The inverse of to_dict; a ValueError names what is missing, unknown or of another type."""
+        if isinstance(values, Mapping) and "interpolation" not in values and str(values.get("name")) in BY_NAME:
+            values = {**values, "interpolation": BY_NAME[values["name"]]}  # described before there was this field
         return read(cls, values, "data")
 
     @classmethod
@@ -96,15 +108,36 @@ class ImageSet(Dataset):
         index = torch.from_numpy(indices)
         return ImageSet(self.images[index], self.labels[index])
 
+    def digest(self) -> str:
+        """SHA-256 of shape, labels and pixels."""
+        found = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.labels, self.images):
+            found.update(np.ascontiguousarray(tensor.numpy()).data)
+        return found.hexdigest()
+
 
 @dataclass
 class Data:
-    """A data set: its description and its parts. The best epoch is chosen on val, which is no part of test."""
+    """A data set: its description and its parts, any of which may be missing.
+
+    The best epoch is chosen on val, which is no part of test. A part is any Dataset with a length whose items are
+    (image (C, H, W), uint8 or float in [0, 1], label); with a method digest() it says what it holds.
+    """
 
     info: DataInfo
-    train: Dataset
-    val: Dataset
+    train: Dataset | None = None
+    val: Dataset | None = None
     test: Dataset | None = None
+
+    @property
+    def parts(self) -> dict[str, Dataset]:
+        """The parts that there are, by name."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what each part holds: names of image files, pixels and labels in memory, or else its length."""
+        return {name: digest(part) for name, part in self.parts.items()}
 
     @property
     def tested(self) -> str:
@@ -113,14 +146,20 @@ class Data:
 
     def split(self, name: str) -> Dataset:
         """The part called "train", "val" or "test"; a ValueError where there is none, or no image in it."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        if name not in parts:
-            raise unknown("split", name, parts)
-        sizes = {key: len(cast(Sized, part)) for key, part in parts.items() if part is not None}
+        if name not in MORE:
+            raise unknown("split", name, MORE)
+        sizes = {key: len(cast(Sized, part)) for key, part in self.parts.items()}
         if not sizes.get(name):
             have = ", ".join(f"{key} ({size} images)" for key, size in sizes.items() if size)
-            raise ValueError(f"{self.info.name!r} has no images in its {name!r} split; it has {have or 'none'}")
-        return cast(Dataset, parts[name])
+            raise ValueError(
+                f"{self.info.name!r} has no images in its {name!r} split; it has {have or 'none'}: {MORE[name]}"
+            )
+        return self.parts[name]
+
+
+def digest(part: Any) -> str:
+    """What a part says of what it holds, or SHA-256 of its length."""
+    return part.digest() if hasattr(part, "digest") else hashlib.sha256(str(len(part)).encode()).hexdigest()
 
 
 def stratified(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

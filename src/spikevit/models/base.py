@@ -75,7 +75,12 @@ class SpikingModel(nn.Module):
         """Logits of every step (T, B, classes) for maps x (T, B, H, W, C)."""
 
     def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
-        """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step."""
+        """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step.
+
+        Neurons stay silent on NaN, and nothing is checked here: a GPU would have to wait. `evaluate`, `count`,
+        `profile`, `firing_rates` and `record_spikes` refuse what is not finite; so does `refuse_non_finite` around any
+        run.
+        """
         if per_step and not self.time_axis:
             raise ValueError(f"per_step=True: {self._called()} has no common axis of time steps; it gives logits once")
         logits = dense(self.logits(self.maps(images)))
@@ -106,7 +111,15 @@ class SpikingModel(nn.Module):
         return list(range(1, self.most_work + 1))
 
     def at(self, setting: float) -> SpikingModel:
-        """The same model, weights shared, with the knob elsewhere."""
+        """The same model, weights shared, with the knob elsewhere: at one of `settings`.
+
+        Raises:
+            ValueError: a setting that is none of them.
+        """
+        if setting not in SpikingModel.settings(self):
+            raise wrong(
+                self.knob if self.time_axis else "setting", setting, f"a whole number from 1 to {self.most_work}"
+            )
         other = copy.copy(self)
         if self.time_axis:
             other.config = replace(self.config, time_steps=int(setting))
@@ -122,17 +135,21 @@ class SpikingModel(nn.Module):
         """One step of images (B, C, H, W): its logits (B, classes) and the state to pass to the next step.
 
         The same forward as a whole sequence, so that T steps give the T logits of `per_step=True`. `state[keep]`
-        drops finished samples.
+        drops finished samples. Whether images and membranes are finite is not checked, as in `forward`.
+
+        Raises:
+            ValueError: a state of other images or of another model, with the layer that it does not fit.
         """
         if not self.streaming:
             raise ValueError(f"step: {self._called()} does not stream, it has no common axis of time steps")
         if images.dim() != 4:
             raise ValueError(f"step takes images of one step, (B, C, H, W); got shape {tuple(images.shape)}")
-        if state is not None and any(len(v) != len(images) for v in state):
-            raise ValueError(
-                f"state is of {len(state.membranes[0])} images, there are {len(images)}: state[keep] goes on with some"
-            )
-        stream = Stream(state)
+        if state is not None and not isinstance(state, State):
+            raise wrong("state", state, "the State that the last step returned, or None to start")
+        for v in state or ():
+            if len(v) != len(images):
+                raise ValueError(f"state is of {len(v)} images, there are {len(images)}: state[keep] goes on with some")
+        stream = Stream(state, self)
         logits = dense(self.logits(self.maps(images[None]), stream))[0]
         return logits, stream.state()
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spikevit.errors import unknown
+from spikevit.errors import refuse_non_finite, unknown
+from spikevit.files import check_zip, regular_file
 from spikevit.models.base import SpikingModel
 from spikevit.models.originals import units
-from spikevit.models.sources import SOURCES
+from spikevit.models.sources import SOURCES, arguments
 
 
 class Original(NamedTuple):
@@ -70,43 +73,62 @@ def load_original(
         source: which code made it, one of `sources.SOURCES`: "spikformer_cifar", "qkformer_imagenet", "stmixer", …
         config: the keyword arguments of the original's model (img_size_h, embed_dims, num_heads, depths, T, …).
         state_dict: its tensors by name, or a .pth file of them (also under a "model" or "state_dict" key). Files
-            are read with `weights_only`: pickled code in them is refused, not run.
+            are read with `weights_only`: pickled code in them is refused, not run; their checksums are looked at.
         **quirks: fields of our config; `legacy_batch_leak=True` for published QKFormer weights, which were trained
             and measured with that defect.
 
     Raises:
-        ValueError: unknown source or quirk, tensors missing, unexpected or of another shape (all named).
+        ValueError: unknown source or quirk, arguments of another type or out of bounds, a damaged file, tensors
+            missing, unexpected, of another shape or not finite (all named).
     """
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
     original = SOURCES[source]
     try:
-        ours = original.config(config)
+        ours = original.config(arguments(config))
     except KeyError as error:
-        raise ValueError(f"config of {source} lacks {error}; it has {sorted(config)}") from None
-    model = original.build(_with_quirks(ours, quirks))
-    given = dict(state_dict if isinstance(state_dict, Mapping) else _read(state_dict))
-    names, loaded, missing = model.original_names, {}, []
-    for name, tensor in model.state_dict().items():
-        if name not in names:
-            raise ValueError(f"{source} has nothing for {name}: quirks={quirks} make a model that it never had")
-        parts = {part.name: given.pop(part.name, None) for part in names[name]}
-        missing += [part for part, theirs in parts.items() if theirs is None]
-        tensors = [theirs for theirs in parts.values() if theirs is not None]
-        if len(tensors) < len(parts):
-            continue
-        for part, theirs in zip(names[name], tensors, strict=True):
-            if theirs.shape != (fits := part.restore(tensor).shape):
-                raise ValueError(
-                    f"state_dict does not fit config={dict(config)}: {part.name} is {tuple(theirs.shape)}, "
-                    f"it should be {tuple(fits)}"
-                )
-        loaded[name] = torch.cat([t.reshape(-1, *tensor.shape[1:]) for t in tensors]) if tensor.dim() else tensors[0]
-    unexpected = [name for name in given if not re.fullmatch(original.unused, name)]
-    if missing or unexpected:
-        raise ValueError(f"state_dict is not one of {source}: missing {missing[:5]}, unexpected {unexpected[:5]}")
-    model.load_state_dict(loaded)
+        raise ValueError(f"config of {source} lacks {error}; it has {sorted(map(str, config))}") from None
+    ours = _with_quirks(ours, quirks)
+    if isinstance(state_dict, Mapping):
+        called, given = "state_dict", _tensors(state_dict, "state_dict")
+    else:
+        called, given = str(state_dict), _tensors(_read(state_dict), str(state_dict))
+    with torch.device("meta"):
+        outline = original.build(ours)
+    parts = _parts(outline, given, f"{called} does not fit {source} with config={dict(config)}", original.unused)
+    model = original.build(ours)
+    shapes = {name: tensor.shape[1:] for name, tensor in outline.state_dict().items() if tensor.dim()}
+    model.load_state_dict(
+        {n: torch.cat([t.reshape(-1, *shapes[n]) for t in ts]) if n in shapes else ts[0] for n, ts in parts.items()}
+    )
     return model
+
+
+def _parts(outline: SpikingModel, given: dict[str, Tensor], fault: str, unused: str) -> dict[str, list[Tensor]]:
+    """The originals that each of our tensors holds, checked against the model without weights."""
+    names = outline.original_names
+    parts: dict[str, list[Tensor]] = {}
+    missing: list[str] = []
+    for name, ours in outline.state_dict().items():
+        if name not in names:
+            raise ValueError(f"{fault}: it has nothing for {name}, its quirks make a model that it never had")
+        parts[name] = []
+        for part in names[name]:
+            theirs, fits = given.pop(part.name, None), part.restore(ours)
+            if theirs is None:
+                missing.append(part.name)
+                continue
+            if theirs.shape != fits.shape:
+                raise ValueError(f"{fault}: {part.name} is {tuple(theirs.shape)}, it should be {tuple(fits.shape)}")
+            if theirs.is_floating_point() != ours.is_floating_point():
+                raise ValueError(f"{fault}: {part.name} is {theirs.dtype}, it should be {ours.dtype}")
+            parts[name].append(theirs)
+    unexpected = [name for name in given if not re.fullmatch(unused, name)]
+    if missing or unexpected:
+        raise ValueError(f"{fault}: missing {missing[:5]}, unexpected {unexpected[:5]}")
+    flat = {part.name: t for name, ts in parts.items() for part, t in zip(names[name], ts, strict=True)}
+    refuse_non_finite(flat, fault)
+    return parts
 
 
 def _with_quirks(config: Any, quirks: dict[str, Any]) -> Any:
@@ -117,25 +139,38 @@ def _with_quirks(config: Any, quirks: dict[str, Any]) -> Any:
         raise unknown(f"quirk of {type(config).__name__}", bad, vars(config)) from None
 
 
-def _read(path: str | PathLike) -> Mapping[str, Tensor]:
-    """The state_dict in a file; training scripts like to save their arguments beside it, which is harmless."""
+def _read(path: str | PathLike) -> Any:
+    """What a file of torch.save holds; training scripts like to save their arguments beside it, which is harmless."""
+    path = regular_file(Path(path), "a checkpoint")
+    if zipfile.is_zipfile(path):  # files of before PyTorch 1.6 are none, and have no checksums
+        check_zip(path, "a file of torch.save")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global:?|Unsupported class|type) ([\w.]+)", str(error))
+        what = f"an object of {found[1]}" if found else "code"
         raise ValueError(
-            f"{path} holds more than tensors (pickled code?); it was not loaded, nothing in it ran"
+            f"{path} holds more than tensors: {what}. It was not loaded, and nothing in it ran. Where you trust it, "
+            "torch.load(…, weights_only=False) reads it: give the mapping of tensors in it as state_dict"
         ) from None
-    except (OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is truncated, or not a file of torch.save: {error}") from error
+    except Exception as error:  # a broken stream fails in many ways
+        raise ValueError(f"{path} is truncated, or not a file of torch.save: {error!r}") from None
+
+
+def _tensors(content: Any, called: str) -> dict[str, Tensor]:
+    """The tensors by name, also under the keys that training scripts put them, without the prefix of DataParallel."""
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"{path} holds no state_dict: a mapping from names to tensors was expected")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{called} holds no state_dict: a mapping from names to tensors was expected")
+    for name, t in content.items():
+        plain = isinstance(t, Tensor) and t.layout == torch.strided and not (t.is_meta or t.is_quantized)
+        if not (isinstance(name, str) and plain):
+            kind = type(t).__name__ if not isinstance(t, Tensor) else f"a tensor of layout {t.layout}"
+            raise ValueError(f"{called} holds no state_dict: {name!r} is {kind}, dense tensors were expected")
+    return {name.removeprefix("module."): tensor.detach().cpu() for name, tensor in content.items()}
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,20 @@ from spikevit.models.sdt import SDTConfig, SpikeDrivenTransformer
 from spikevit.models.spikformer import Spikformer, SpikformerConfig
 from spikevit.models.spikingformer import Spikingformer, SpikingformerConfig
 from spikevit.models.stmixer import STMixer, STMixerConfig
+from spikevit.schema import Count, Positive, fit, wrong
+
+SIZES = "img_size_h img_size_w img_size num_classes in_channels T embed_dims embd_dims depths num_heads num_head"
+ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys([*SIZES.split(), "downsample_times"], Count),
+    **{"mlp_ratios": Positive, "mlp_ratio": Positive, "pooling_stat": str, "sml": bool},
+}
+
+
+def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An original's arguments that we need, each of its type; the others are left out."""
+    if not isinstance(config, Mapping):
+        raise wrong("config", config, "a mapping of the original's arguments")
+    return {name: fit(value, ARGUMENTS[name], name) for name, value in config.items() if name in ARGUMENTS}
 
 
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,14 +69,14 @@ class NeuronConfig(Checked):
 
 
 @dataclass(frozen=True)
-class StaircaseConfig:
+class StaircaseConfig(Checked):
     """Layers of ExpG-IF neurons to train (`Staircase`). threshold: θ they start from, whatever a layer asks for.
 
     code: of their spikes. power_of_two: Δ = 2^e. backend: "fused", "numba" or "plain".
     """
 
     code: ExpG
-    threshold: float = 2.0
+    threshold: Positive = 2.0
     power_of_two: bool = True
     backend: str = "fused"
 

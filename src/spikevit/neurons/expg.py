@@ -14,6 +14,7 @@ from spikevit.errors import unknown
 from spikevit.neurons import staircase_numba
 from spikevit.neurons.spike_train import SpikeTrain, horner
 from spikevit.neurons.staircase import BACKENDS, ExpG, codes, expected_count, in_force, staircase
+from spikevit.schema import positive, wrong
 
 
 class Staircase(nn.Module):
@@ -39,8 +40,7 @@ class Staircase(nn.Module):
         backend: str = "fused",
     ):
         super().__init__()
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold!r} must be greater than 0")
+        positive("threshold", threshold)
         if backend not in BACKENDS:
             raise unknown("backend", backend, BACKENDS)
         if backend == "numba":
@@ -97,8 +97,8 @@ class ExpGIF(nn.Module):
     def __init__(self, threshold: float | Tensor, code: ExpG):
         super().__init__()
         threshold = torch.as_tensor(threshold).detach().clone()
-        if not threshold.is_meta and not (threshold > 0).all():
-            raise ValueError(f"threshold={threshold.tolist()!r} must be greater than 0")
+        if not threshold.is_meta and not ((threshold > 0) & threshold.isfinite()).all():
+            raise wrong("threshold", threshold.tolist(), "finite and greater than 0 everywhere")
         self.register_buffer("threshold", threshold)
         self.code = code
 

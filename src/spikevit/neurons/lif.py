@@ -14,6 +14,7 @@ from spikevit.neurons.plain import lif
 from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.state import Stream
 from spikevit.neurons.surrogate import Sigmoid, Surrogate
+from spikevit.schema import positive
 
 RESETS = ("hard", "soft")
 BACKENDS = {"plain": lif, "fused": fused_lif}
@@ -40,13 +41,11 @@ class Neuron(nn.Module):
         backend: str = "fused",
     ):
         super().__init__()
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold!r} must be greater than 0")
         if reset not in RESETS:
             raise unknown("reset", reset, RESETS)
         if backend not in BACKENDS:
             raise unknown("backend", backend, BACKENDS)
-        self.threshold = threshold
+        self.threshold = positive("threshold", threshold)
         self.reset = reset
         self.detach_reset = detach_reset
         self.surrogate = surrogate
@@ -58,7 +57,7 @@ class Neuron(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Any, stream: Stream | None = None) -> Any:
-        v, start = (stream.read(), stream.step) if stream is not None else (None, 0)
+        v, start = (stream.read(self, x.shape[1:]), stream.step) if stream is not None else (None, 0)
         owned, goes_on = stream is not None and stream.owns_state, stream is not None and not stream.last
         if self.gate is not None and self.gate.skips:
             live, last = self.gate.live(len(x), start), self.gate.until(len(x), start)
@@ -156,6 +155,5 @@ class Rectifier(nn.Module):
 
 
 def _valid_tau(tau: float) -> float:
-    if not tau > 1:
-        raise ValueError(f"tau={tau!r} must be greater than 1 (1 keeps nothing of the membrane; for no leak use IF)")
-    return tau
+    """At 1 nothing of the membrane remains; for no leak there is IF."""
+    return positive("tau", tau, above=1)

@@ -7,6 +7,7 @@ network's own forward: linear maps and products are computed for them, and elsew
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -98,20 +99,12 @@ class SomeSteps:
         return lambda *args, **kwargs: _dispatch(method, (self, *args), kwargs)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, tuple) and index[0] == slice(None) and self.rest is None:
+        within = isinstance(index, tuple) and isinstance(index[0], slice) and index[0] == slice(None)
+        chosen = [i for i in index if not isinstance(i, (slice, type(...), type(None)))] if within else []
+        plain = all(type(i) is int for i in chosen) or len(chosen) == 1  # several lists can move axes
+        if within and plain and self.rest is None:
             return self.map(lambda x: x[index])
         return self.dense()[index]
-
-    def __add__(self, other: Any) -> Any:
-        return _dispatch(torch.add, (self, other), {})
-
-    def __mul__(self, other: Any) -> Any:
-        return _dispatch(torch.mul, (self, other), {})
-
-    def __matmul__(self, other: Any) -> Any:
-        return _dispatch(torch.matmul, (self, other), {})
-
-    __radd__, __rmul__ = __add__, __mul__
 
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -123,66 +116,100 @@ def dense(x: Any) -> Tensor:
     return x.dense() if isinstance(x, (SomeSteps, Steady)) else x
 
 
+def _method(name: str) -> Callable:
+    """A method of tensors, such as `-`, for `SomeSteps`."""
+
+    def method(self: SomeSteps, *args: Any) -> Any:
+        return _dispatch(getattr(Tensor, name), (self, *args), {})
+
+    return method
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "rpow"),
+    *("neg", "abs", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "invert", "bool", "float", "int"),
+):
+    setattr(SomeSteps, f"__{_name}__", _method(f"__{_name}__"))
+SomeSteps.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
 def _dispatch(func: Callable, args: tuple, kwargs: dict) -> Any:
-    name = getattr(func, "__name__", "").strip("_")
+    name = getattr(func, "__name__", "")
+    x: Any = args[0] if args else None
+    if name.endswith("_") and not name.endswith("__") and isinstance(x, SomeSteps):
+        raise TypeError(f"{name} would change a tensor in place of which some steps are not there; take {name[:-1]}")
+    name = name.strip("_") if name.startswith("__") else name
     if name == "linear":
         return _linear(*args, **kwargs)
-    if name in ("add", "radd", "iadd") and not kwargs:
+    if name in ("add", "radd") and len(args) == 2 and not kwargs:
         return _add(*args)
-    if name in ("mul", "rmul", "matmul", "rmatmul"):
+    if name in ("mul", "rmul", "matmul", "rmatmul") and not kwargs:
         return _product(func, *args)
-    if name == "cat":
+    if name == "cat" and not kwargs.keys() - {"tensors", "dim"}:
         return _cat(*args, **kwargs)
-    x = args[0]
-    if isinstance(x, SomeSteps) and name in ALIKE and not _touches_time(name, x.dim(), args[1:], kwargs):
+    axes = _axes(name, x, args[1:], kwargs) if isinstance(x, SomeSteps) else None
+    if axes is not None and 0 not in axes:
         if x.rest is None:
             return _alike(func, name, x, args[1:], kwargs)
-        if name == "flatten" and args[2] % x.dim() < x.dim() - 1:
+        if name in ("flatten", "mean") and x.dim() - 1 not in axes:
             return x.map(lambda d: func(d, *args[1:], **kwargs), x.rest)
-        if name == "mean" and -1 not in _dims(args[1]) and x.dim() - 1 not in _dims(args[1]):
-            return x.map(lambda d: func(d, *args[1:], **kwargs), x.rest)
-    return func(*(dense(a) for a in args), **kwargs)
+    return func(*map(_whole, args), **{key: _whole(value) for key, value in kwargs.items()})
+
+
+def _whole(x: Any) -> Any:
+    """`dense`, of lists too."""
+    return type(x)(map(_whole, x)) if type(x) in (list, tuple) else dense(x)
 
 
 def _alike(func: Callable, name: str, x: SomeSteps, args: tuple, kwargs: dict) -> Any:
     """What moves or adds up entries within steps; zeros stay zeros."""
-    if name in ("view", "reshape"):  # their first axis is time
-        shape = args[0] if isinstance(args[0], (tuple, list)) else args
-        args = (len(x.live), *shape[1:])
+    if name in ("view", "reshape"):
+        args = (len(x.live), *_shape(x, args)[1:])
     out = func(x.data, *args, **kwargs)
     if isinstance(out, Tensor):
         return SomeSteps(out, x.live, x.steps)
     return tuple(SomeSteps(part, x.live, x.steps) for part in out)
 
 
-def _touches_time(name: str, rank: int, args: tuple, kwargs: dict) -> bool:
-    """Whether an operator does more than treat all steps alike."""
-    if name in ("view", "reshape"):
-        return False
-    if name == "pad":
-        return len(args[0]) >= 2 * rank
-    if name in ("flatten", "mean", "sum") and not args and "dim" not in kwargs:
-        return True
-    dims = _dims(kwargs.get("dim", args[0] if args else 0))
-    if name in ("transpose", "movedim"):
-        dims = [*dims, *_dims(args[1])]
-    return name not in ("unsqueeze", "chunk", "contiguous") and 0 in [d % rank for d in dims]
+def _axes(name: str, x: SomeSteps, args: tuple, kwargs: dict) -> list[int] | None:
+    """Which axes an operator works on, of x or, where it adds one, of the result; None: time, perhaps, or not known."""
+    try:
+        if name in ("view", "reshape"):  # row by row: where the number of steps stays, each is what it was
+            return [] if not kwargs and _shape(x, args)[0] == x.steps else None
+        if name == "pad":
+            return _padded(x.dim(), *args, **kwargs)
+        found = [d for dims in WITHIN[name](*args, **kwargs) for d in _dims(dims)]
+        return [d % (x.dim() + (name == "unsqueeze")) for d in found] if found or name == "contiguous" else None
+    except (KeyError, TypeError):  # another operator, or called otherwise
+        return None
 
 
-def _dims(dims: Any) -> list[int]:
-    return [dims] if isinstance(dims, int) else list(dims)
+def _padded(rank: int, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[int] | None:
+    return [] if len(pad) < 2 * rank and mode == "constant" and not value else None
 
 
-def _linear(x: SomeSteps, weight: Tensor, bias: Tensor | None = None) -> SomeSteps:
+def _shape(x: SomeSteps, args: tuple) -> tuple[int, ...]:
+    """What view and reshape are asked for, −1 filled in."""
+    shape = args[0] if isinstance(args[0], (tuple, list)) else args
+    known = prod(n for n in shape if n != -1)
+    return tuple(x.shape.numel() // max(1, known) if n == -1 else n for n in shape)
+
+
+def _dims(dims: Any) -> list[Any]:
+    return list(dims) if isinstance(dims, (tuple, list)) else [dims]
+
+
+def _linear(input: SomeSteps, weight: Tensor, bias: Tensor | None = None) -> SomeSteps:
+    x = input
     return x.map(lambda d: F.linear(d, weight, bias), bias if x.rest is None else F.linear(x.rest, weight, bias))
 
 
 def _add(a: Any, b: Any) -> Any:
     """At the steps of either."""
     a, b = (b, a) if not isinstance(a, SomeSteps) else (a, b)
-    if not isinstance(b, SomeSteps):
-        if not isinstance(b, Tensor) or b.dim() != a.dim() or len(b) != a.steps:
-            return a.dense() + b
+    if not isinstance(b, (SomeSteps, Tensor)) or b.shape != a.shape:
+        return a.dense() + dense(b)
+    if isinstance(b, Tensor):
         b = SomeSteps(b, range(a.steps), a.steps)
     union = sorted({*a.live, *b.live})
     long, short = (a, b) if len(a.live) >= len(b.live) else (b, a)
@@ -201,9 +228,12 @@ def _add(a: Any, b: Any) -> Any:
 def _product(func: Callable, a: Any, b: Any) -> Any:
     """At the steps that are live in both: elsewhere one factor is zero."""
     some = [x for x in (a, b) if isinstance(x, SomeSteps)]
-    if any(x.rest is not None for x in some):
+    steps, rank = some[0].steps, some[0].dim()
+    others = [x.dim() for x in (a, b) if isinstance(x, Tensor)]
+    least = 3 if "matmul" in func.__name__ else 1  # a matrix has its time where a product adds up
+    aligned = all(x.dim() == rank and x.steps == steps for x in some) and all(dim <= rank for dim in others)
+    if not aligned or rank < least or any(x.rest is not None for x in some):
         return func(dense(a), dense(b))
-    steps = some[0].steps
     live = sorted(set.intersection(*(set(x.live) for x in some)))
 
     def part(x: Any) -> Any:
@@ -215,29 +245,24 @@ def _product(func: Callable, a: Any, b: Any) -> Any:
     return SomeSteps(func(part(a), part(b)), live, steps)
 
 
-def _cat(parts: Sequence[Any], dim: int = 0) -> Any:
-    some = [p for p in parts if isinstance(p, SomeSteps) and p.rest is None]
-    alike = len(some) == len(parts) and len({p.live for p in some}) == 1
+def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    some = [p for p in tensors if isinstance(p, SomeSteps) and p.rest is None]
+    alike = len(some) == len(tensors) and len({(p.live, p.steps, p.dim()) for p in some}) == 1
     if not alike or dim % some[0].dim() == 0:
-        return torch.cat([dense(p) for p in parts], dim)
+        return torch.cat([dense(p) for p in tensors], dim)
     return some[0].map(lambda _: torch.cat([p.data for p in some], dim))
 
 
-# Operators within steps, by name: functions and methods are called alike.
-ALIKE = frozenset(
-    [
-        "chunk",
-        "contiguous",
-        "flatten",
-        "mean",
-        "movedim",
-        "pad",
-        "reshape",
-        "sum",
-        "transpose",
-        "unbind",
-        "unflatten",
-        "unsqueeze",
-        "view",
-    ]
-)
+# Operators within steps, by name, for functions and methods are called alike: which axes their arguments name.
+WITHIN: dict[str, Callable[..., list[Any]]] = {
+    "chunk": lambda chunks, dim=0: [dim],
+    "contiguous": lambda: [],
+    "flatten": lambda start_dim=0, end_dim=-1: [start_dim, end_dim],
+    "mean": lambda dim, keepdim=False: [dim],
+    "movedim": lambda source, destination: [source, destination],
+    "sum": lambda dim, keepdim=False: [dim],
+    "transpose": lambda dim0, dim1: [dim0, dim1],
+    "unbind": lambda dim=0: [dim],
+    "unflatten": lambda dim, sizes: [dim],
+    "unsqueeze": lambda dim: [dim],
+}

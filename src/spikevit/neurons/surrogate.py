@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spikevit.errors import unknown
+from spikevit.schema import positive
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Surrogate(ABC):
     alpha: float
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"{type(self).__name__}: alpha={self.alpha!r} must be greater than 0")
+        positive(f"{type(self).__name__}: alpha", self.alpha)
 
     @abstractmethod
     def primitive(self, u: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import ceil, inf, log2, sqrt
 
 from spikevit.profiling.constants import Constants
-from spikevit.profiling.conventions import FP32, Energy, charge, exact, need
+from spikevit.profiling.conventions import FP32, Energy, charge, exact
 from spikevit.profiling.counts import VALUES, Counts, OperatorCount
 
 
@@ -54,7 +54,7 @@ def _passes(c: OperatorCount, counts: Counts) -> int:
 def _products(counts: Counts, skip_zeros: bool = False) -> tuple[float, float]:
     """Products of one pass, per image: of the first convolutions, and all others."""
     if skip_zeros:
-        need(counts, "skip_zeros", VALUES)
+        counts.need("skip_zeros", VALUES)
         if not counts.one_pass:
             raise ValueError(
                 "skip_zeros needs to know which activations are zero at every time step, and this network's time steps "

@@ -14,7 +14,7 @@ from typing import Any
 from spikevit.adaptive.adapted import own_name
 from spikevit.errors import inside, unknown
 from spikevit.files import parse_yaml, read_yaml
-from spikevit.profiling.counts import Counts, Operand, OperatorCount, OtherCount
+from spikevit.profiling.counts import VALUES, Counts, Operand, OperatorCount, OtherCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
 from spikevit.schema import Checked, read, wrong
 
@@ -79,6 +79,7 @@ class Check:
 
     rule: Rule
     verdicts: list[Verdict] = field(default_factory=list)
+    silence: str = ""  # what to say of layers of neurons that never fired
 
     @property
     def passed(self) -> bool:
@@ -87,7 +88,9 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"rule": self.rule.name, "passed": self.passed, "verdicts": [vars(v) for v in self.verdicts]}
+        return {"rule": self.rule.name, "passed": self.passed, "silence": self.silence} | {
+            "verdicts": [vars(v) for v in self.verdicts]
+        }
 
 
 def rules() -> list[str]:
@@ -117,6 +120,7 @@ def load_rule(name: str | Path) -> Rule:
 
 def check(counts: Counts, rule: Rule) -> Check:
     """Every product, and every forbidden operator, in order of execution."""
+    counts.need("the check", VALUES)
     verdicts = [_product(c, rule) for c in counts.operators]
     for what in rule.forbid:
         for other in counts.elementwise:
@@ -125,7 +129,7 @@ def check(counts: Counts, rule: Rule) -> Check:
                 verdicts.append(Verdict(other.module, other.operator, (), False, reason))
     for other in counts.uncounted:
         verdicts.append(Verdict(other.module, other.operator, (), False, "an operator this check does not know"))
-    return Check(rule, verdicts)
+    return Check(rule, verdicts, counts.silence)
 
 
 def _product(c: OperatorCount, rule: Rule) -> Verdict:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from spikevit.profiling.constants import Constants, load_constants
-from spikevit.profiling.counts import RATES, SHAPES, SHIFT, VALUES, Counts, Operand, OperatorCount
+from spikevit.profiling.counts import RATES, SHIFT, VALUES, Counts, Operand, OperatorCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL, UNKNOWN, Values
 
 FP32 = load_constants("fp32")
@@ -52,17 +52,6 @@ class Energy:
         )
 
 
-def need(counts: Counts, convention: str, *known: str) -> None:
-    """Refuses counts that lack what the convention charges: nothing is silently zero."""
-    if counts.known not in known:
-        what = "firing rates" if RATES in known else "the values of a run"
-        has = "shapes alone" if counts.known == SHAPES else "shapes and given rates"
-        raise ValueError(
-            f"{convention} needs {what}, and these counts are of {has}: count the model on images"
-            f"{', or give rates (with_rates)' if RATES in known else ''}"
-        )
-
-
 def _total(parts, images: int, constants: Constants) -> Energy:
     return sum(parts, Energy(constants=constants)).per(images)
 
@@ -78,7 +67,7 @@ def paper(counts: Counts, constants: Constants = FP32, *, stem: str = "every ste
     Args:
         stem: "every step" charges convolutions of a still image T times, as published figures do; "once" as executed.
     """
-    need(counts, "paper", VALUES, RATES)
+    counts.need("paper", VALUES, RATES)
     return _total((paper_charge(c, counts, constants, stem=stem) for c in counts.operators), counts.images, constants)
 
 
@@ -98,7 +87,7 @@ def exact(counts: Counts, constants: Constants = FP32, *, integers: str = "add")
     By class of operand, see `charge`; and a shift for each entry that is scaled by a power of two. What is
     executed is charged: a first convolution that all steps share, once.
     """
-    need(counts, "exact", VALUES)
+    counts.need("exact", VALUES)
     shifts = Energy(shifts=sum(o.elements for o in counts.elementwise if o.operator == SHIFT), constants=constants)
     parts = (charge(c, constants, integers=integers) for c in counts.operators)
     return _total((shifts, *parts), counts.images, constants)
@@ -133,7 +122,7 @@ def syops(counts: Counts, constants: Constants = FP32) -> Energy:
     Functional matrix products count nothing. Batch norm counts, though it can be folded: two MACs an entry. One AC for
     each update of a neuron.
     """
-    need(counts, "syops", VALUES)
+    counts.need("syops", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -152,7 +141,7 @@ def neurobench(counts: Counts, constants: Constants = FP32) -> Energy:
     Linear maps and convolutions (not functional products, not token mixing); inputs of −1, 0 and 1 make ACs, any other
     MACs; products of which an operand is zero, or that meet padding, do not count.
     """
-    need(counts, "neurobench", VALUES)
+    counts.need("neurobench", VALUES)
     parts = []
     for c in counts.operators:
         if len(c.operands) > 1 or not c.layer:
@@ -171,7 +160,7 @@ def memory(counts: Counts, constants: Constants = FP32) -> Energy:
     each of its outputs is stored once. A neuron's update fetches and stores its membrane potential, and every spike is
     stored once. Widths and cost of an access are in the constants.
     """
-    need(counts, "memory", VALUES)
+    counts.need("memory", VALUES)
     word, spike = constants.access(constants.bits), constants.access(constants.spike_bits)
     parts = []
     for c in counts.operators:

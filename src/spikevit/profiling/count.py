@@ -6,6 +6,7 @@ is kept but counts.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from spikevit.attention.mixer import Mixer
 from spikevit.models import SpikingModel
+from spikevit.models.running import ORDER, evaluating, inputs_of, unwrapped, zoo_model
 from spikevit.neurons import SomeSteps, SpikeTrain, Staircase
 from spikevit.profiling.counts import (
     SHAPES,
@@ -30,8 +32,9 @@ from spikevit.profiling.counts import (
     OtherCount,
     Tally,
 )
+from spikevit.profiling.finite import FIRING, refuse_non_finite
 from spikevit.profiling.measure import measure, once_products
-from spikevit.profiling.observe import FIRING, fired, seen, spikes_of
+from spikevit.profiling.observe import fired, seen, spikes_of
 from spikevit.profiling.operators import PRODUCTS, Product, Watch, tensors_in, work_of
 from spikevit.profiling.origins import Origin, Origins
 
@@ -228,75 +231,79 @@ def _dims(x: Tensor, args: tuple) -> list[int]:
 
 
 @torch.no_grad()
-def count(model: nn.Module, batches: Tensor | Iterable[Any]) -> Counts:
-    """Runs the model over batches of images (or one batch) and counts its operators.
+def count(model: nn.Module, images: Tensor | Iterable[Any]) -> Counts:
+    """Runs the model over batches of images (or one batch), in evaluation mode, and counts its operators.
 
-    What is executed is what is counted: a convolution that is shared by all time steps counts once. A batch is a
-    tensor (B, ...), or a tuple of all arguments of the model, images first. The mode of the model stays as it is.
+    What is executed is what is counted: a convolution that is shared by all time steps counts once. Out of its wrapper
+    (DataParallel, torch.compile, …) the model runs alone; of any other network that has one of ours inside, the time
+    steps are those of the model inside.
+
+    Args:
+        images: one batch, or batches: a tensor (B, ...), of ours also frames (T, B, C, H, W); (images, labels), labels
+            left out; or, for a model that is not ours, a tuple of all its arguments, images first.
 
     Raises:
-        ValueError: no images; inputs the model does not take; frames of different lengths; activations that are not
-            finite, with their module.
+        ValueError: no images; inputs the model does not take; frames of different lengths; weights, images or
+            activations that are not finite, with their module.
     """
     from torch.backends import mha
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    ours = isinstance(model, SpikingModel)
-    config: Any = getattr(model, "config", None)
-    steps = getattr(config, "time_steps", 1) if getattr(model, "time_axis", True) else 1
+    model = unwrapped(model)
+    ours = zoo_model(model)
+    traits: Any = ours or model
+    steps = getattr(getattr(traits, "config", None), "time_steps", 1) if getattr(traits, "time_axis", True) else 1
     counter, counts = _Counter(dict(model.named_modules()), steps), Counts(time_steps=steps)
     heads: set[Any] = set()
     keys: dict[tuple[str, str, int], int] = {}
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)  # its kernel hides products; so do those of fused attention
-        with sdpa_kernel(SDPBackend.MATH), counter.watch():
-            for batch in [batches] if isinstance(batches, Tensor) else batches:
-                inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
-                if not inputs or not isinstance(inputs[0], Tensor) or not len(inputs[0]):
-                    raise ValueError(f"a batch must be a tensor of at least one image; got {_shown(inputs)}")
-                if ours and len(inputs) > 1:
-                    raise ValueError(f"{type(model).__name__} takes images alone, no labels; got {_shown(inputs)}")
-                frames = ours and inputs[0].dim() == 5
-                taken = len(inputs[0]) if frames else steps
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter.watch(), refuse_non_finite(model) as finite:
+            for inputs in inputs_of(model, images):
+                x = inputs[0]
+                frames = ours is not None and x.dim() == 5
+                taken = len(x) if frames else steps
                 if counts.images and taken != counts.time_steps:
                     raise ValueError(f"batches of {counts.time_steps} and of {taken} time steps: count each by itself")
                 counter.time_steps = counts.time_steps = taken
                 counter.origins.forget()
                 counter.batch, counter.batch_neurons, counter.head = {}, {}, None
-                for x in tensors_in(inputs):
-                    counter.origins[x] = Origin("image", steps=taken if frames else 1)
-                try:
-                    model(*inputs)
-                except TypeError as error:
-                    raise ValueError(
-                        f"{type(model).__name__} does not take {_shown(inputs)}: {error}; "
-                        "a batch may be a tuple of all its arguments"
-                    ) from error
+                for tensor in tensors_in(inputs):
+                    counter.origins[tensor] = Origin("image", steps=taken if frames else 1)
+                out = model(*inputs)
+                counter.origins.forget()  # what follows is not the model's
+                finite.see("outputs", out)
+                finite.check()
                 heads.add(counter.head)
-                counts.frames = frames or not getattr(model, "shares_stem", True)
-                images = inputs[0].shape[1 if frames else 0]
-                counts.images += images
-                counts.known = SHAPES if inputs[0].is_meta else VALUES
+                counts.frames = frames or not getattr(traits, "shares_stem", True)
+                counts.images += x.shape[frames]
+                counts.known = SHAPES if x.is_meta else VALUES
+                _warn_of_time(model, x, out, ours)
                 for key in counter.batch:
                     keys.setdefault(key, len(keys))
                 if len(counts.batches) < KEPT_BATCHES:
                     tallies = {keys[key]: tally for key, tally in counter.batch.items()}
-                    counts.batches.append((images, tallies, counter.batch_neurons))
+                    counts.batches.append((x.shape[frames], tallies, counter.batch_neurons))
     finally:
         mha.set_fastpath_enabled(fast)
     if not counts.images:
-        raise ValueError("batches is empty: there is no image to count on")
+        raise ValueError("data holds no images: there is nothing to count")
     counts.operators = [replace(counter.operators[key], head=key in heads) for key in keys]
-    counts.one_pass = counter.one_pass and (ours or steps == 1)
+    counts.one_pass = counter.one_pass and (ours is not None or steps == 1)
     counts.neurons = list(counter.neurons.values())
     for other in counter.others.values():
         (counts.uncounted if other.work == "unknown" else counts.elementwise).append(other)
     return counts
 
 
-def _shown(inputs: tuple) -> str:
-    return ", ".join(f"{tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)[:40] for x in inputs) or "nothing"
+def _warn_of_time(model: nn.Module, x: Tensor, out: Any, ours: SpikingModel | None) -> None:
+    """Says where the first axis of a network that is not ours was taken for images, but the second is of outputs."""
+    if ours is None and x.dim() == 5 and isinstance(out, Tensor) and out.shape[:1] == x.shape[1:2] != x.shape[:1]:
+        warnings.warn(
+            f"{tuple(x.shape)} counts as {len(x)} images, but {type(model).__name__} gives {len(out)} outputs: figures "
+            f"an image are too small by {len(x)} to {len(out)} if time comes first ({ORDER})"
+        )
 
 
 def count_shapes(model: SpikingModel) -> Counts:

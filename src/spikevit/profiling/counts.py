@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from spikevit.profiling.origins import Origin
@@ -10,6 +10,17 @@ from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
 SHIFT = "shift"  # what an entry costs that is scaled by a power of two
 VALUES, RATES, SHAPES = "values", "rates", "shapes"  # what counts can be of
+
+
+def silence(rates: Mapping[str, float]) -> str:
+    """What to say where layers of neurons, of these rates by name, never fired; "" where all did."""
+    silent = [name for name, rate in rates.items() if not rate]
+    if not silent:
+        return ""
+    return (
+        f"{len(silent)} of {len(rates)} layers of neurons are silent on these images, the first is {silent[0]}: this "
+        "is not what a trained network would cost"
+    )
 
 
 @dataclass
@@ -172,15 +183,38 @@ class Counts:
                 list(neurons.values()),
             )
 
+    def need(self, what: str, *known: str) -> None:
+        """Refuses counts that lack what is asked of them: nothing is silently zero.
+
+        Raises:
+            ValueError: they are of something else than `known`.
+        """
+        if self.known not in known:
+            needs = "firing rates" if RATES in known else "the values of a run"
+            has = "shapes alone" if self.known == SHAPES else "shapes and given rates"
+            raise ValueError(
+                f"{what} needs {needs}, and these counts are of {has}: count the model on images"
+                f"{', or give rates (with_rates)' if RATES in known else ''}"
+            )
+
+    @property
+    def silence(self) -> str:
+        """What to say of layers of neurons that never fired; "" where all did, or no values are known."""
+        if self.known != VALUES:
+            return ""
+        return silence({n.module: n.rate for n in self.neurons if n.updates})
+
     @property
     def firing_rate(self) -> float:
         """Share of all (step, neuron) cells that fired."""
+        self.need("the firing rate", VALUES)
         updates = sum(n.updates for n in self.neurons)
         return sum(n.spikes for n in self.neurons) / updates if updates else 0.0
 
     @property
     def activity(self) -> float:
         """Share of the products in bounds, behind the first convolution, of which no factor is zero."""
+        self.need("the activity", VALUES)
         behind = [c.tally for c in self.operators if not c.stem]
         inbounds = sum(tally.inbounds for tally in behind)
         return sum(tally.active for tally in behind) / inbounds if inbounds else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from spikevit.profiling.count import LAYERS
-from spikevit.profiling.counts import Counts
+from spikevit.profiling.counts import VALUES, Counts
 
 
 def metrics(model: nn.Module, counts: Counts) -> dict[str, float]:
@@ -15,6 +15,7 @@ def metrics(model: nn.Module, counts: Counts) -> dict[str, float]:
     that are zero. activation_sparsity: share of (step, neuron) cells that did not fire. membrane_updates: neurons ·
     steps of an image (NeuroBench leaves out the updates that change nothing).
     """
+    counts.need("NeuroBench's metrics", VALUES)
     tensors = [*model.parameters(), *model.buffers()]
     weights = [m.weight for m in model.modules() if isinstance(m, LAYERS) and not m.weight.is_meta]
     entries, updates = sum(w.numel() for w in weights), sum(n.updates for n in counts.neurons)

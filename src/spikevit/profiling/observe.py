@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,21 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikevit.models.running import evaluating, inputs_of, unwrapped, zoo_model
 from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
 from spikevit.neurons.expg import histogram
 from spikevit.neurons.staircase import spike_count, spike_pattern
-
-FIRING = (Neuron, Staircase, ExpGIF)
+from spikevit.profiling.counts import silence
+from spikevit.profiling.finite import FIRING, refuse_non_finite
 
 
 def seen(neuron: nn.Module, out: Any) -> Tensor:
     """What neurons of any kind sent: spikes (T, …), or the codes of a staircase."""
     if isinstance(neuron, Staircase):
         return (out / neuron.quantum).round_().to(neuron.code.dtype)
-    if isinstance(neuron, ExpGIF):
-        steps = out.steps
-        return steps[:, 0] if steps.dim() > 2 and steps.shape[1] == 1 else steps
-    return dense(out)
+    return out.steps if isinstance(neuron, ExpGIF) else dense(out)
 
 
 def spikes_of(neuron: nn.Module, sent: Tensor) -> int:
@@ -42,12 +41,17 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
     """Within the context, calls fn(name, spikes) each time a neuron of the model has fired.
 
     name is the neuron's module name, spikes its output (T, B, …), not copied. Of a converted network T is the layer's
-    own; a staircase network has codes (1, B, …), whole numbers, instead. The hooks go with the context.
+    own; a staircase network has codes (1, B, …), whole numbers, instead. Names are those of the model out of its
+    wrapper (DataParallel, torch.compile, …). The hooks go with the context.
     """
+    model = unwrapped(model)
+    ours = zoo_model(model)
+    one_step = set(ours.modules()) if ours else set()  # where values are (1, B, …), so that spikes are (T, 1, B, …)
 
     def hook(name: str):
         def look(module, _args, out) -> None:  # what a hook returns would take the place of the spikes
-            fn(name, seen(module, out))
+            sent = seen(module, out)
+            fn(name, sent[:, 0] if isinstance(module, ExpGIF) and module in one_step else sent)
 
         return look
 
@@ -64,11 +68,14 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
 def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Every neuron's spikes (T, B, …) for one batch, by module name in firing order; no gradients.
 
-    The model runs in the mode (train or eval) it is in. Everything is kept at once: for rates use `firing_rates`.
+    The model runs in evaluation mode. Everything is kept at once: for rates use `firing_rates`.
+
+    Raises:
+        ValueError: weights, images or membrane currents that are not finite.
     """
     spikes: dict[str, Tensor] = {}
-    with torch.no_grad(), observe(model, spikes.__setitem__):
-        model(images)
+    with observe(model, spikes.__setitem__):
+        run(model, images)
     return spikes
 
 
@@ -82,7 +89,7 @@ class StepRates:
     """
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        self.model = unwrapped(model)
         self.codes: dict[str, Tensor] = {}
         self.fired: dict[str, list[list[int]]] = {}  # of each step: spikes, cells
         self.at: dict[str, int] = {}  # the step that each layer is at; "": how many the first neurons sent
@@ -142,20 +149,44 @@ class StepRates:
         return found
 
 
-def firing_rates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Share of (step, neuron) cells that fired, by module name, over all batches of images; keeps only counts."""
-    return _counted(model, batches).means()
+def firing_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, float]:
+    """Share of (step, neuron) cells that fired, by module name, over all batches of images; keeps only counts.
+
+    The model runs in evaluation mode. Layers that never fired are said in a warning.
+
+    Args:
+        images: one batch, or batches, of images or of (images, labels), as in `count`.
+
+    Raises:
+        ValueError: no images; weights, images or membrane currents that are not finite.
+    """
+    rates = _counted(model, images).means()
+    if said := silence(rates):
+        warnings.warn(said)
+    return rates
 
 
-def step_rates(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def step_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, Tensor]:
     """Share of neurons that fired at each step, (groups, steps) by module name: see `StepRates`."""
-    return _counted(model, batches).rates()
+    return _counted(model, images).rates()
+
+
+def _counted(model: nn.Module, images: Tensor | Iterable[Any]) -> StepRates:
+    with StepRates(model) as counted:
+        if not run(model, images, counted.new_batch):
+            raise ValueError("data holds no images: there are no rates")
+    return counted
 
 
 @torch.no_grad()
-def _counted(model: nn.Module, batches: Iterable[Tensor]) -> StepRates:
-    with StepRates(model) as counted:
-        for images in batches:
-            counted.new_batch()
-            model(images)
-    return counted
+def run(model: nn.Module, images: Tensor | Iterable[Any], new_batch: Callable[[], None] = lambda: None) -> int:
+    """Runs the model over batches, in evaluation mode, refusing what is not finite; returns how many there were."""
+    model, batches = unwrapped(model), 0
+    with evaluating(model), refuse_non_finite(model) as finite:
+        for inputs in inputs_of(model, images):
+            new_batch()
+            finite.see("images", inputs[0])
+            finite.see("outputs", model(*inputs))
+            finite.check()
+            batches += 1
+    return batches

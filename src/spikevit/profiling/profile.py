@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import own_name
 from spikevit.files import csv_text
+from spikevit.models.running import unwrapped, zoo_model
 from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
@@ -170,9 +171,10 @@ class Report:
         return lines
 
     def activity(self) -> str:
-        """How much fires and how much of the work that leaves, in words."""
-        fires = f"Neurons fire at {self.counts.firing_rate:.1%} of all steps; " if self.counts.firing_rate else ""
-        return f"{fires}{self.counts.activity:.1%} of the products behind the first convolution have no zero factor."
+        """How much fires and how much of the work that leaves, in words; first, which layers never fired."""
+        said = f"{self.counts.silence}. " if self.counts.silence else ""
+        said += f"Neurons fire at {self.counts.firing_rate:.1%} of all steps; " if self.counts.firing_rate else ""
+        return f"{said}{self.counts.activity:.1%} of the products behind the first convolution have no zero factor."
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON."""
@@ -186,6 +188,7 @@ class Report:
             "conventions": {name: cost.to_dict() for name, cost in self.costs.items()},
             "firing_rate": counts.firing_rate,
             "activity": counts.activity,
+            "silence": counts.silence,
             "baselines": {row.pop("name"): row for row in self.opponents()},
             "neurobench": self.metrics,
             "layers": self.layers(),
@@ -230,9 +233,9 @@ def profile(
     """Runs the model over images and reports what they cost, by every convention, beside the same network as an ANN.
 
     Args:
-        model: ours or any other; in the mode it is in. Fresh weights are silent in evaluation: train them, or
-            see `calibrate`.
-        images: one batch (B, ...), or an iterable of batches: tensors, or tuples of all arguments of the model.
+        model: ours or any other, wrapped or not; it runs in evaluation mode. Fresh weights are silent there, and the
+            report says so: train them, or see `calibrate`.
+        images: one batch, or batches, as in `count`.
         constants: "fp32", "fp16", "int8", a YAML file, or Constants: energy of one operation.
         name: shown as the model's.
 
@@ -240,11 +243,13 @@ def profile(
     means times √b.
     """
     constants = load_constants(constants)
+    model = unwrapped(model)
+    traits = zoo_model(model) or model
     batches = [images] if isinstance(images, Tensor) else list(images)
     counts = count(model, batches)
     with without_spikes(model) as ann:
         twin = counts if ann is model else count(ann, batches)
-    bits = getattr(model, "activation_bits", None) or matched_bits(counts.time_steps)
+    bits = getattr(traits, "activation_bits", None) or matched_bits(counts.time_steps)
     baselines = {}
     for called, width in (("ANN", None), (f"{bits}-bit ANN", bits)):
         energy = dense(twin, constants, bits=width)
@@ -255,7 +260,7 @@ def profile(
             moved = dense_memory(twin, constants, bits=width, skip_zeros=True)
             baselines[f"{called}, zeros skipped"] = Baseline(energy, moved)
     return Report(
-        model=name or getattr(model, "name", None) or type(model).__name__,
+        model=name or getattr(traits, "name", None) or type(model).__name__,
         counts=counts,
         constants=constants,
         costs={

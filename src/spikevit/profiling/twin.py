@@ -8,7 +8,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from spikevit.models import SpikingModel
+from spikevit.models.running import zoo_model
 from spikevit.neurons import ExpGIF, Neuron, Staircase
 
 
@@ -20,7 +20,13 @@ def without_spikes(model: nn.Module) -> Iterator[nn.Module]:
     model inside, every step of it, masks multiplied. Any other network is its own twin: its activations are what all
     time steps together carry.
     """
-    inside = model.base if isinstance(model, SpikingModel) else model
+    inside, ours = model, zoo_model(model)
+    if ours is model:
+        inside = ours.base
+    elif ours is not None and ours.base is not ours:
+        name = next(name for name, m in model.named_modules() if m is ours)
+        inside = deepcopy(model)
+        inside.set_submodule(name, inside.get_submodule(name).base)  # type: ignore[arg-type]
     if any(isinstance(m, ExpGIF) for m in inside.modules()):
         inside = deepcopy(inside)
         for name, neuron in [(name, m) for name, m in inside.named_modules() if isinstance(m, ExpGIF)]:

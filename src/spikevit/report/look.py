@@ -16,6 +16,7 @@ from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
 from spikevit.neurons import Staircase
 from spikevit.profiling.check import Check, check, load_rule, rules
+from spikevit.profiling.finite import refuse_non_finite
 from spikevit.profiling.observe import StepRates, observe
 from spikevit.profiling.profile import Report, profile
 from spikevit.training.evaluate import as_input, evaluating, in_order
@@ -103,7 +104,7 @@ def look(
     counted: list[Tensor] = []
     kept: dict[bool, list[tuple[int, Tensor]]] = {False: [], True: []}  # images to show, wrong and right
     with evaluating(model):
-        with StepRates(model) as rates:
+        with StepRates(model) as rates, refuse_non_finite(model):
             done = 0
             for x, labels in in_order(Subset(dataset, range(n)), 64):
                 rates.new_batch()

@@ -167,6 +167,7 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
     title = (
         f"{rule.name}: {'passed' if check.passed else f'{len(failed)} of {len(check.verdicts)} fail'} — {rule.about}"
     )
+    title += f"\n{check.silence}." if check.silence else ""
     shown = check.verdicts if show_all else failed
     if not shown:
         return Group(words(title, style="bold"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+from spikevit import checkpoint
 from spikevit.checkpoint import save_model
-from spikevit.files import write_atomically
 from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
+from spikevit.training.module import NonFiniteLoss
+from spikevit.training.resume import tensors_of
 from spikevit.training.rows import append_rows
+
+SCALE = 2.0**-24  # of a loss in float16: it starts at 2^16 and is halved where gradients overflow
 
 
 class RunFiles(pl.Callback):
@@ -40,9 +45,10 @@ class RunFiles(pl.Callback):
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Writes everything; each file whole or not at all."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        """Writes everything, if all of it is finite; each file whole or not at all."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} | pl_module.validated
         row = epoch_row(trainer, metrics, time.monotonic() - self.started)
+        refuse_non_finite(trainer, pl_module, row)
         figures = (pl_module.trained.meets_target, row["val_accuracy"], -row["val_loss"])
         improved, self.best = figures > self.best, max(figures, self.best)
         if trainer.is_global_zero:
@@ -51,11 +57,22 @@ class RunFiles(pl.Callback):
             save_model(pl_module.trained, self.directory / "last.safetensors", **about)
             if improved:
                 save_model(pl_module.trained, self.directory / "best.safetensors", **about)
-        resume = self.directory / "resume.ckpt"
-        if trainer.is_global_zero:
-            write_atomically(resume, trainer.save_checkpoint)
-        else:
-            trainer.save_checkpoint(resume)  # writes nothing, but takes part
+        trainer.save_checkpoint(self.directory / "resume.ckpt")
+
+
+def refuse_non_finite(trainer: Any, module: Any, row: dict[str, Any]) -> None:
+    """Refuses an epoch that left NaN or infinity: in its figures, weights, statistics, or the optimiser's averages."""
+    epoch = f"after epoch {row['epoch']}"
+    if bad := [f"{name} is {value}" for name, value in row.items() if not math.isfinite(value)]:
+        raise NonFiniteLoss(f"{epoch} {' and '.join(bad)}")
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and scaler.get_scale() < SCALE:
+        raise NonFiniteLoss(f"{epoch} the scale of the loss is {scaler.get_scale()}: gradients overflow at every step")
+    optimizers = {f"optimizer {i}": optimizer.state_dict() for i, optimizer in enumerate(trainer.optimizers)}
+    try:
+        checkpoint.refuse_non_finite(tensors_of(module.state_dict() | optimizers), epoch)
+    except ValueError as error:
+        raise NonFiniteLoss(str(error)) from None
 
 
 def epoch_row(trainer: Any, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
@@ -99,7 +116,7 @@ class SpikeRates(pl.Callback):
             for group, of_group in enumerate(rates.tolist(), 1):
                 for step, rate in enumerate(of_group, 1):
                     where = {"layer": name, "group": group, "step": step}
-                    rows.append({"epoch": trainer.current_epoch + 1, **where, "rate": f"{rate:.6g}"})
+                    rows.append({"epoch": trainer.current_epoch + 1, **where, "rate": float(f"{rate:.6g}")})
         if rows and trainer.is_global_zero:
             append_rows(self.directory / "spikes.csv", rows)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spikevit.data import Batches, DataInfo, make_loader, normalise
 from spikevit.models import SpikingModel
+from spikevit.models.running import evaluating
+from spikevit.profiling.finite import Finite, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,20 @@ def evaluate(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Runs the model in evaluation mode over every image once, in order; the mode is put back afterwards.
+    """Runs the model in evaluation mode over every image once, in order; the modes are put back afterwards.
 
     progress is called with the batches done and their number.
+
+    Raises:
+        ValueError: weights, images, membrane currents or logits that are not finite; images that are no (C, H, W).
     """
     right, total, work = 0, 0, 0.0
     loader = in_order(dataset, batch_size, workers)
-    with evaluating(model):
-        for i, (images, labels) in enumerate(loader):
-            logits, taken = model.run(as_input(images, model, info))
+    with evaluating(model), refuse_non_finite(model) as finite:
+        for i, (x, labels) in enumerate(inputs(loader, model, info, finite)):
+            logits, taken = model.run(x)
+            finite.see("logits", logits)
+            finite.check()
             right += int((logits.argmax(-1).cpu() == labels).sum())
             total += len(labels)
             work += float(taken.double().sum())
@@ -59,21 +65,38 @@ def evaluate(
 def logits_per_step(
     model: SpikingModel, dataset: Dataset, info: DataInfo, *, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Logits of every step (T, N, classes) and labels (N,) of all images, in evaluation mode."""
-    with evaluating(model):
-        found = [(model(as_input(x, model, info), per_step=True), y) for x, y in in_order(dataset, batch_size)]
-    return torch.cat([z.cpu() for z, _ in found], 1), torch.cat([y for _, y in found])
+    """Logits of every step (T, N, classes) and labels (N,) of all images, in evaluation mode.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    found = []
+    with evaluating(model), refuse_non_finite(model) as finite:
+        for x, labels in inputs(in_order(dataset, batch_size), model, info, finite):
+            logits = model(x, per_step=True)
+            finite.see("logits", logits)
+            finite.check()
+            found.append((logits.cpu(), labels))
+    return torch.cat([z for z, _ in found], 1), torch.cat([y for _, y in found])
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and then the mode that the model was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def inputs(
+    loader: Iterable[tuple[Tensor, Tensor]], model: SpikingModel, info: DataInfo, finite: Finite
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images as the model takes them, which `finite` has seen, and labels.
+
+    Raises:
+        ValueError: images that are no (C, H, W), or are not one for each label.
+    """
+    for images, labels in loader:
+        if images.dim() != 4 or len(images) != len(labels):
+            raise ValueError(
+                f"the data set gives images {tuple(images.shape)} and {len(labels)} labels: an item must be one image "
+                "(C, H, W) and its class, no recording (T, C, H, W)"
+            )
+        x = as_input(images, model, info)
+        finite.see("images", x)
+        yield x, labels
 
 
 def in_order(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:

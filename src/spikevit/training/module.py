@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -18,13 +18,27 @@ from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
 from spikevit.neurons import TimeGate
+from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
 from spikevit.training.recipe import Recipe, ScheduleRecipe
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the weights were not updated with it."""
+    """The loss, a gradient, a weight or a statistic became NaN or infinite; nothing was saved with it."""
+
+
+class InStep(Batches):
+    """Batches of validation, as many for each process: wrapped models meet at every one. Who has one less gets the
+    first images of all instead, which count for nothing.
+    """
+
+    def __len__(self) -> int:
+        return -(-self.total // self.world_size)
+
+    def __iter__(self) -> Iterator[list]:
+        yield from super().__iter__()
+        yield from [list(range(min(self.n, self.batch_size)))] * (len(self) - super().__len__())
 
 
 class Classifier(pl.LightningModule):
@@ -40,6 +54,9 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.train_set = train_set(recipe, data)
+        self.val_set = data.split("val")
+        self.validated: dict[str, float] = {}
+        self.began = False
         self.augment = Augment(recipe.augmentation, data.info)
         self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
         self.average: AveragedModel | None = None
@@ -51,6 +68,10 @@ class Classifier(pl.LightningModule):
     def trained(self) -> SpikingModel:
         """The model that is validated, saved and tested: the averaged one where there is one."""
         return cast(SpikingModel, self.average.module) if self.average is not None else self.model
+
+    def on_train_start(self) -> None:
+        """Whatever the run goes on from has been read."""
+        self.began = True
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
@@ -66,18 +87,41 @@ class Classifier(pl.LightningModule):
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuses a step with gradients that are not finite, but where a scaler (16-mixed) leaves such steps out."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not torch.isfinite(norm):
+                where = f"epoch {self.current_epoch}, step {self.global_step}"
+                raise NonFiniteLoss(f"the norm of the gradients is {norm.item()} at {where}")
+
     def on_train_batch_end(self, *_: Any) -> None:
         """Moves the average, once per step of the optimiser."""
         if self.average is not None and int(self.average.n_averaged) < self.global_step:
             self.average.update_parameters(self.model)
 
+    def on_validation_epoch_start(self) -> None:
+        """Nothing is counted yet."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.sums = torch.zeros(4, dtype=dtype, device=self.device)  # of loss, right, work, images
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and accuracy of the trained model."""
+        """Adds up loss, images right and work of the trained model."""
+        if batch_idx * self.trainer.world_size + self.trainer.global_rank >= self.val_batches.total:
+            return
         images, labels = batch
-        logits, work = self.trained.run(normalise(images, self.data.info).to(self.dtype))
-        right = (logits.argmax(-1) == labels).float().mean()
-        metrics = {"val_loss": F.cross_entropy(logits, labels), "val_accuracy": right, "val_work": work.float().mean()}
-        self.log_dict(metrics, batch_size=len(images), sync_dist=True)
+        with nullcontext():  # place of observe.refuse_non_finite(self.trained)
+            logits, work = self.trained.run(normalise(images, self.data.info).to(self.dtype))
+        found = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum(), work.sum()
+        self.sums[:3] += torch.stack([value.to(self.sums) for value in found])
+        self.sums[3] += len(labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over all images of all processes."""
+        loss, right, work, images = self.trainer.strategy.reduce(self.sums, reduce_op="sum").tolist()
+        self.validated = {"val_loss": loss / images, "val_accuracy": right / images, "val_work": work / images}
+        self.log_dict(self.validated)
 
     def configure_optimizers(self) -> Any:
         """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
@@ -122,9 +166,8 @@ class Classifier(pl.LightningModule):
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image once."""
-        val = self.data.split("val")
-        batches = Batches(
-            len(cast(Sized, val)),
+        self.val_batches = InStep(
+            len(cast(Sized, self.val_set)),
             self.recipe.data.batch_size,
             seed=0,
             shuffle=False,
@@ -132,12 +175,17 @@ class Classifier(pl.LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return make_loader(val, batches, self.recipe.data.workers)
+        return make_loader(self.val_set, self.val_batches, self.recipe.data.workers)
 
 
 def train_set(recipe: Recipe, data: Data) -> Dataset:
     """The training images: as they are, or random parts of them where the recipe asks for these."""
     whole, scale = data.split("train"), recipe.augmentation.random_resized_crop
+    images, processes = len(cast(Sized, whole)), recipe.trainer.devices * recipe.trainer.nodes
+    if images < recipe.data.batch_size * processes:
+        many = f" for each of {processes} processes" if processes > 1 else ""
+        right = f"at most {images // processes}: there are {images} training images, and a step takes a batch{many}"
+        raise wrong("data.batch_size", recipe.data.batch_size, right)
     if scale is None:
         return whole
     if not isinstance(whole, FolderSet):

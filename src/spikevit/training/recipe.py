@@ -5,7 +5,7 @@ spikevit train digits schedule.epochs=10 model.config.depth=1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,50 +14,56 @@ from typing import Annotated, Any, Literal
 from spikevit.adaptive.early_exit import MEASURES
 from spikevit.adaptive.halting import HaltingConfig
 from spikevit.data.config import AugmentConfig
-from spikevit.data.sets import Side
+from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import parse_yaml, read_text
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
 
 Beta = Annotated[float, Range(least=0, below=1)]
+FREE = (  # what may change while a run is interrupted: where files lie, and what computes the same
+    *("data.root", "data.workers", "model.start", "model.ann", "model.backend"),
+    *("trainer.accelerator", "trainer.strategy"),
+)
 
 
 @dataclass
 class ModelRecipe(Checked):
     """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
 
-    start: a checkpoint of the same model to go on from; with config.grid_bits it is quantised first (exact mode).
+    start: a checkpoint of the same model to go on from. Its config is taken whole; time_steps and config change it,
+    which is said. With config.grid_bits it is quantised first (exact mode). transfer: the data may have other classes,
+    channels or sizes than the checkpoint's; what depends on these then starts with new weights.
     ann: a checkpoint of its twin with neurons of kind "relu" to take weights and thresholds from.
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
     name: str = "spikformer_tiny"
     start: str | None = None
+    transfer: bool = False
     ann: str | None = None
     backend: str | None = None
     time_steps: Count | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start and self.ann:
+            raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
+        if self.transfer and not self.start:
+            raise ValueError("model.transfer=true is for model.start: say which checkpoint to start from")
+        if self.start and self.config.get("grid_bits") is not None and self.config.get("power_of_two") is False:
+            raise ValueError(
+                "model.start with model.config.grid_bits is exact mode, whose thresholds are powers of two: leave "
+                "model.config.power_of_two=false out"
+            )
+
 
 @dataclass
-class DataRecipe(Checked):
-    """name: digits, cifar10, cifar100 or folder. root: where the files are. image_size: a side or [height, width].
+class DataRecipe(DataSource):
+    """A data set (see `data.load.DataSource`), and how it is loaded: batch_size: images a process and step."""
 
-    image_size and channels are the data's own where they are None. batch_size: images a process and step.
-    val_fraction: share of the training images set aside for choosing the best epoch. on_corrupt: "error" or "skip"
-    for images that cannot be read. crop_pct: of a folder's images, the share of the shorter side that is seen in
-    evaluation, the middle: 0.875 is 224 of 256 pixels.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    image_size: Side | tuple[Side, Side] | None = None
-    channels: Count | None = None
     batch_size: Count = 64
     workers: Natural = 0
-    val_fraction: Annotated[float, Range(least=0, below=1)] = 0.1
-    on_corrupt: Literal["error", "skip"] = "error"
-    crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
 
 
 @dataclass
@@ -164,6 +170,7 @@ class Recipe(Checked):
     """A training run. Every field has a default, so that a recipe says only what it is about.
 
     time_steps, halting and early_exit are methods of adaptive computation; without their section they are not applied.
+    data_given: the data were given to train(…, data=…), so that `data` says no more than batch_size and workers.
     """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -177,6 +184,7 @@ class Recipe(Checked):
     halting: HaltingConfig | None = None
     early_exit: EarlyExitRecipe | None = None
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    data_given: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,14 +196,23 @@ class Recipe(Checked):
             )
         if self.early_exit and self.halting:
             raise ValueError("early_exit does not combine with halting, which has no logits of every step: take one")
-        if self.model.start and self.model.ann:
-            raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
 
     def to_yaml(self) -> str:
-        """The whole recipe, defaults included."""
+        """The whole recipe, defaults included; of data that were given, only what it decides."""
         import yaml
 
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        plain = asdict(self)
+        if self.data_given:
+            plain["data"] = {key: plain["data"][key] for key in ("batch_size", "workers")}
+        else:
+            del plain["data_given"]
+        return yaml.safe_dump(plain, sort_keys=False)
+
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Fields in which another recipe would give other results, by name, with both values."""
+        ours, theirs = (dict(_leaves(parse_yaml(recipe.to_yaml(), "recipe"))) for recipe in (self, other))
+        names = [name for name in {**ours, **theirs} if name not in FREE]
+        return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
 
 
 def shipped_recipes() -> list[str]:
@@ -237,6 +254,15 @@ def parse_recipe(text: str, called: str, changes: Sequence[str] = ()) -> Recipe:
             )
         _set(plain, key.split("."), parse_yaml(value, f"{change!r}: the value is not valid YAML"), whole=key)
     return read(Recipe, plain)
+
+
+def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of nested mappings by its path."""
+    for key, value in plain.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value or None if isinstance(value, dict) else value
 
 
 def _set(plain: dict[str, Any], path: list[str], value: Any, whole: str) -> None:

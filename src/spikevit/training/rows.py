@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
-from spikevit.files import write_atomically
+from spikevit import files
+
+NUMBERS = {
+    "metrics.csv": ("epoch", "step", "lr", "loss", "val_loss", "val_work", "val_accuracy", "seconds"),
+    "spikes.csv": ("epoch", "group", "step", "rate"),
+}
+TEXTS = {"metrics.csv": (), "spikes.csv": ("layer",)}
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Adds rows of one epoch to the table at `path`, whose later epochs (of a run that went on and was resumed) they
     replace; their keys are the columns.
     """
-    kept = [old for old in read_rows(path) if int(old["epoch"]) < rows[0]["epoch"]]
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows([*kept, *rows])
-
-    write_atomically(path, write)
+    kinds = {name: type(value) for name, value in rows[0].items()}
+    old = [row for row in read_rows(path) if row["epoch"] < rows[0]["epoch"]]
+    kept = [{name: kind(row[name]) for name, kind in kinds.items()} for row in old]
+    files.write_text(path, files.csv_text([*kept, *rows]))
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; none where there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv or spikes.csv: finite numbers, and the layer's name; none where there is no such file.
+
+    Raises:
+        ValueError: it is broken; names the file.
+    """
+    return files.read_rows(path, NUMBERS[path.name], TEXTS[path.name])

@@ -6,77 +6,56 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 import warnings
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from spikevit import __version__
-from spikevit.adaptive import (
-    DynamicTimeSteps,
-    Halting,
-    add_early_exit,
-    add_halting,
-    allocate_time_steps,
-    choose_threshold,
-    set_thresholds,
-    start_from_ann,
-)
-from spikevit.adaptive.adapted import require_time
-from spikevit.checkpoint import OWN, load_model, load_weights, read_about, save_model
-from spikevit.conversion.quantise import quantise
-from spikevit.data import Data, normalise
-from spikevit.data.batches import take
-from spikevit.data.load import load_data_of, load_source
-from spikevit.files import write_text
-from spikevit.models import SpikingModel, create_model
-from spikevit.neurons import set_backend
+from spikevit.adaptive import DynamicTimeSteps, Halting, add_early_exit, add_halting, choose_threshold
+from spikevit.checkpoint import OWN, describe, load_model, read_about, save_model
+from spikevit.data import Data
+from spikevit.data.load import load_data_of
+from spikevit.errors import printable
+from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
+from spikevit.models import SpikingModel
 from spikevit.training.backend import pl
+from spikevit.training.build import build
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
 from spikevit.training.evaluate import evaluate, logits_per_step
 from spikevit.training.module import Classifier, NonFiniteLoss
-from spikevit.training.recipe import ModelRecipe, Recipe, load_recipe
+from spikevit.training.recipe import Recipe, load_recipe
+from spikevit.training.resume import (
+    Origin,
+    ResumeFile,
+    origin_of,
+    read_resume,
+    refuse_other_data,
+    refuse_other_recipe,
+    unusable,
+)
+
+FILES = (
+    *("recipe.yaml", "metrics.csv", "spikes.csv", "last.safetensors", "best.safetensors", "resume.ckpt"),
+    *("final.safetensors", "results.json"),
+)
+BEFORE_AN_EPOCH = (
+    "recipe.yaml",
+    ".lock",
+    "tensorboard",
+    "metrics.csv",
+    "spikes.csv",
+)  # what a run has before its first
 
 
 class Interrupted(Exception):
     """The run was stopped from outside; its directory says where it was."""
-
-
-def build(recipe: Recipe, data: Data | None = None) -> tuple[SpikingModel, Data]:
-    """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other."""
-    m, data = recipe.model, data or load_source(vars(recipe.data))
-    info = data.info
-    fits: dict[str, Any] = {
-        "num_classes": info.num_classes,
-        "in_channels": info.channels,
-        "image_size": info.image_size,
-    }
-    clash = fits.keys() & m.config.keys()
-    if clash:
-        raise ValueError(f"model.config sets {sorted(clash)}, which the data set decides: change `data` instead")
-    torch.manual_seed(recipe.trainer.seed)
-    model = start_from(m, fits) if m.start else create_model(m.name, time_steps=m.time_steps, **fits, **m.config)
-    if m.ann:
-        model = start_from_ann(model, load_model(m.ann), _some_images(data).to(model.dtype))
-    if m.backend:
-        set_backend(model, m.backend)
-    if recipe.time_steps:
-        model = allocate_time_steps(model, **{k: v for k, v in vars(recipe.time_steps).items() if k != "lr"})
-    if recipe.halting:
-        model = add_halting(model, recipe.halting)
-    if recipe.early_exit:
-        require_time(model, "early exit")  # now, not after training
-    return model.train(), data
-
-
-def _some_images(data: Data, images: int = 256) -> Tensor:
-    """The first training images, normalised."""
-    part: Any = data.split("train")
-    found, _ = take(part, range(min(images, len(part))))
-    return normalise(found, data.info)
 
 
 def finish(recipe: Recipe, model: SpikingModel, data: Data) -> SpikingModel:
@@ -93,36 +72,42 @@ def finish(recipe: Recipe, model: SpikingModel, data: Data) -> SpikingModel:
     return model
 
 
-def start_from(m: ModelRecipe, fits: dict[str, Any]) -> SpikingModel:
-    """The model of a recipe with the weights of its `start`; in exact mode made from one that is not yet."""
-    assert m.start is not None
-    about = read_about(m.start)
-    saved = about["config"]
-    exact = m.config.get("grid_bits") is not None and saved.get("grid_bits") is None
-    config = {key: saved[key] for key in ("code", "codes") if saved.get(key) is not None}  # as planned
-    config |= {key: value for key, value in m.config.items() if not (exact and key == "grid_bits")}
-    model = create_model(m.name, time_steps=m.time_steps, **fits, **config)
-    if thresholds := [options for name, options in about.get("methods", []) if name == "thresholds"]:
-        model = set_thresholds(model, **thresholds[-1])
-    model = load_weights(model, m.start)
-    if not exact:
-        return model
-    quantised = quantise(model, m.config["grid_bits"]).train()
-    quantised.name = m.name
-    return quantised
-
-
 def refuse_used(directory: Path) -> None:
-    """A run never overwrites another one."""
-    if directory.exists() and any(directory.iterdir()):
+    """A run never overwrites another one; the directory of one of which no epoch has ended is free."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is no directory; take another one for the run")
+    used = [path for path in directory.iterdir() if path.name not in BEFORE_AN_EPOCH and not _is_temporary(path)]
+    recipe = directory / "recipe.yaml"
+    if used or (recipe.exists() and not _is_written(recipe)):
         raise ValueError(
             f"{directory} is not empty; take another directory, or go on with: spikevit train --resume {directory}"
         )
 
 
-def is_helper() -> bool:
-    """Whether this is one of several processes of a run, and not the one that writes."""
-    return any(int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+def _is_temporary(path: Path) -> bool:
+    """Whether a process that was killed left it while it wrote one of a run's files."""
+    return any(re.fullmatch(rf"\.{re.escape(name)}\.\d+\.tmp", path.name) for name in FILES)
+
+
+def _is_written(recipe: Path) -> bool:
+    """Whether a run wrote the file, and not a hand."""
+    try:
+        return load_recipe(recipe).to_yaml() == read_text(recipe, "a recipe")
+    except ValueError:
+        return False
+
+
+def is_helper(recipe: Recipe) -> bool:
+    """Whether this is one of several processes of a run, and not the one that writes.
+
+    A recipe for one process has no helpers, whatever the environment says: a job of many may hold a run in each.
+    """
+    if recipe.trainer.devices * recipe.trainer.nodes == 1:
+        return False
+    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    return any(os.environ.get(name, "0") != "0" for name in ranks)
 
 
 def new_run(recipe: Recipe, directory: str | Path) -> Path:
@@ -140,60 +125,102 @@ def train(
     """Trains as the recipe says in a new directory, or goes on with the run there, and tests its best checkpoint.
 
     What is tested is best.safetensors, or with a method of adaptive computation final.safetensors, made of it: with
-    time steps frozen, with the threshold of early exit. `data` takes the place of the recipe's data set.
+    time steps frozen, with the threshold of early exit; where the training ran. `data` takes the place of the recipe's
+    data set: the checkpoints then name no source, and going on needs them again. No other process may work in the
+    directory meanwhile.
 
     Returns:
-        What is then in results.json: test accuracy, right and total, best epoch, parameters, seconds, versions.
+        What is then in results.json: test accuracy, right and total, best epoch, the checkpoint that was tested,
+        parameters, seconds, versions.
 
     Raises:
+        ValueError: the directory is in use, or of a run with another recipe or other data; recipe, model and data do
+            not fit each other. Nothing is made before this is known.
         Interrupted: Ctrl-C or a signal; `train(directory)` goes on from the last whole epoch.
-        NonFiniteLoss: with the step and the last good checkpoint.
+        NonFiniteLoss: loss, gradients, weights or statistics; with the last good checkpoint.
     """
-    directory, started, new = Path(directory), time.monotonic(), recipe is not None and not is_helper()
-    if new:
-        refuse_used(directory)
-    elif recipe is None and not (directory / "recipe.yaml").is_file():
+    directory, started, new = Path(directory), time.monotonic(), recipe is not None
+    if not new and not (directory / "recipe.yaml").is_file():
         raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
     recipe = recipe or load_recipe(directory / "recipe.yaml")
-    model, data = build(recipe, data)
-    module = Classifier(recipe, model, data)
-    if new:  # only now that model, data and training are known to fit
-        new_run(recipe, directory)
-    about = {"data": data.info.to_dict() | {"source": vars(recipe.data)}, "recipe": recipe.to_yaml()}
-    resume = directory / "resume.ckpt"
-    _fit(make_trainer(recipe, directory, about, progress), module, resume if resume.exists() else None, directory)
-    if is_helper():
-        return {}
+    if data is not None:
+        recipe = replace(recipe, data_given=True)
+    alone = not is_helper(recipe)
+    with ExitStack() as stack:
+        if alone and new:
+            refuse_used(directory)
+        elif alone:
+            stack.enter_context(locked(directory))
+        trainer, module, resume = _prepared(directory, recipe, data, progress)
+        if alone and new:  # only now that model, data and training are known to fit
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory))
+            new_run(recipe, directory)
+        elif alone and resume is None and recipe.data_given:
+            write_text(directory / "recipe.yaml", recipe.to_yaml())
+        if alone:
+            for name in FILES:
+                clear_orphans(directory, name, held=True)
+        _fit(trainer, module, resume, directory)
+        if not alone:
+            return {}
+        return _tested(recipe, module.data, directory, trainer.strategy.root_device, started)
+
+
+def _prepared(
+    directory: Path, recipe: Recipe, data: Data | None, progress: bool
+) -> tuple[Any, Classifier, Path | None]:
+    """What trains, what is trained, and the resume.ckpt to go on from, if there is one. Writes nothing."""
+    path = directory / "resume.ckpt"
+    state = read_resume(path) if path.exists() else None
+    was = origin_of(state, path) if state is not None else None
+    if was is not None:
+        refuse_other_recipe(was, recipe, path)
+    shown = progress and not is_helper(recipe)
+    was_model = was.model if was is not None else None
+    model, data = build(recipe, data, was=was_model, say=lambda line: print(printable(line)) if shown else None)
+    digests: dict[str, str] = getattr(data, "digests", dict)()
+    if was is not None:
+        refuse_other_data(was, data.info, digests, path)
+    source = None if recipe.data_given else vars(recipe.data)
+    origin = Origin(recipe.to_yaml(), data.info.to_dict() | {"source": source, "files": digests}, describe(model))
+    about = {"data": origin.data, "recipe": origin.recipe}
+    trainer = make_trainer(recipe, directory, about, ResumeFile(origin, state), progress)
+    return trainer, Classifier(recipe, model, data), None if state is None else path
+
+
+def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, started: float) -> dict[str, Any]:
+    """The results of a run that has ended, on the device of its training; writes them, and what is to be run."""
     best = directory / "best.safetensors"
-    trained = load_model(best)
+    trained = load_model(best).to(device)
     final = finish(recipe, trained, data)
     if final is not trained:
+        about = read_about(best)
         best = directory / "final.safetensors"
-        about = read_about(directory / "best.safetensors")
         save_model(final, best, **{key: value for key, value in about.items() if key not in OWN})
-    results = {**test(best, data), "parameters": sum(p.numel() for p in model.parameters())}
+    results = {**test(best, data, device), "checkpoint": {"file": best.name, "sha256": sha256(best)}}
+    results |= {"parameters": sum(p.numel() for p in trained.parameters())}
     results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
-    write_text(directory / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(directory / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results
 
 
-def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], progress: bool) -> Any:
-    """Lightning's trainer as the recipe wants it; data order and checkpoints are ours."""
+def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume: ResumeFile, progress: bool) -> Any:
+    """Lightning's trainer as the recipe wants it; data order and checkpoints are ours. Makes no file yet."""
     t = recipe.trainer
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
-    return pl.Trainer(
-        accelerator=t.accelerator,
-        devices=t.devices,
-        num_nodes=t.nodes,
-        strategy=t.strategy,
-        precision=t.precision,
+    options: dict[str, Any] = {
+        **{"accelerator": t.accelerator, "devices": t.devices, "num_nodes": t.nodes, "strategy": t.strategy},
+        **{"precision": t.precision, "accumulate_grad_batches": t.accumulate, "gradient_clip_val": t.clip_norm},
+        **{"deterministic": t.deterministic, "sync_batchnorm": t.sync_bn},
+    }
+    make = partial(
+        pl.Trainer,
+        **options,
         max_epochs=recipe.schedule.epochs,
-        accumulate_grad_batches=t.accumulate,
-        gradient_clip_val=t.clip_norm,
-        deterministic=t.deterministic,
-        sync_batchnorm=t.sync_bn,
+        plugins=[resume],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -203,25 +230,42 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], progres
         logger=pl.loggers.TensorBoardLogger(directory, name=None, version="tensorboard"),
         callbacks=[RunFiles(directory, about), SpikeRates(directory), *([Progress()] if progress else [])],
     )
+    try:
+        return make()
+    except Exception as error:  # Lightning's own kinds
+        given = ", ".join(f"{name}={value!r}" for name, value in vars(t).items())
+        raise ValueError(f"the recipe's trainer does not run here: {error} ({given})") from None
 
 
 def _fit(trainer: Any, module: Classifier, resume: Path | None, directory: Path) -> None:
     try:
         trainer.fit(module, ckpt_path=resume, weights_only=True)
     except NonFiniteLoss as error:
-        last = directory / "last.safetensors"
-        good = f"the last good checkpoint is {last}" if last.exists() else "no epoch had ended, there is no checkpoint"
-        raise NonFiniteLoss(f"{error}; {good}") from None
+        raise NonFiniteLoss(f"{error}; {_last_good(directory)}") from None
     except SystemExit:  # Lightning's end of a run that was interrupted
         raise Interrupted(f"stopped; go on with: spikevit train --resume {directory}") from None
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+        if resume is None or module.began:
+            raise
+        raise unusable(resume, error) from None
 
 
-def test(checkpoint: str | Path, data: Data | None = None) -> dict[str, Any]:
+def _last_good(directory: Path) -> str:
+    for path in (directory / "last.safetensors", directory / "best.safetensors"):
+        try:
+            load_model(path)
+        except ValueError:  # none, or one of a version that did not look
+            continue
+        return f"the last good checkpoint is {path}"
+    return "no epoch had ended, there is no checkpoint"
+
+
+def test(checkpoint: str | Path, data: Data | None = None, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Accuracy of a checkpoint on its data set's test images (validation images where it has none)."""
     about = read_about(checkpoint)
     data = data or load_data_of(about)
     split = data.tested
-    model = load_model(checkpoint)
+    model = load_model(checkpoint).to(device)
     score = evaluate(model, data.split(split), data.info)
     return {
         "accuracy": score.accuracy,
