@@ -18,6 +18,7 @@ from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
 from spikevit.neurons import TimeGate
+from spikevit.profiling.finite import refuse_non_finite
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
@@ -111,8 +112,13 @@ class Classifier(pl.LightningModule):
         if batch_idx * self.trainer.world_size + self.trainer.global_rank >= self.val_batches.total:
             return
         images, labels = batch
-        with nullcontext():  # place of observe.refuse_non_finite(self.trained)
-            logits, work = self.trained.run(normalise(images, self.data.info).to(self.dtype))
+        x = normalise(images, self.data.info).to(self.dtype)
+        try:
+            with refuse_non_finite(self.trained) as finite:
+                logits, work = self.trained.run(x)
+                finite.see("logits", logits)
+        except ValueError as error:
+            raise NonFiniteLoss(f"in validation after epoch {self.current_epoch + 1}: {error}") from None
         found = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum(), work.sum()
         self.sums[:3] += torch.stack([value.to(self.sums) for value in found])
         self.sums[3] += len(labels)
