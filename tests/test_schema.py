@@ -1,5 +1,6 @@
 """The reader of plain values: what each type takes, what it refuses, and with which words."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -99,3 +100,9 @@ def test_options_of_a_function():
         options(method, {"name": 1}, "method")
     with pytest.raises(ValueError, match="unknown option of method 'model'"):
         options(method, {"model": 1}, "method")
+
+
+@pytest.mark.parametrize("items", [[], [1], [1, 1, 1]])
+def test_a_sequence_has_any_length(items):
+    """As the masks of frozen time steps, by layer."""
+    assert fit({"a": items}, Mapping[str, Sequence[int]] | None, "frozen") == {"a": tuple(items)}

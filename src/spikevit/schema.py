@@ -218,14 +218,14 @@ def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
 def _items(value: Any, kind: Any, where: str) -> Any:
     """A list or tuple, each entry as its type."""
     origin, args = get_origin(kind) or kind, get_args(kind)
-    origin = tuple if origin is Sequence else origin
     if origin is tuple and args and Ellipsis not in args:
         if len(value) != len(args):
             raise wrong(where, value, _described(kind))
         kinds = args
     else:
         kinds = (args[0] if args else Any,) * len(value)
-    return origin(fit(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    made = tuple if origin is Sequence else origin
+    return made(fit(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
 
 
 def _described(kind: Any) -> str:

@@ -135,15 +135,14 @@ def test_predict_takes_a_data_set_only_where_it_is_missing(refused):
     assert message in refused("predict", "m.safetensors", "x.png", "--data", "digits")
 
 
-def test_logits_that_are_not_finite_predict_nothing(refused):
+def test_logits_that_are_not_finite_predict_nothing(refused, monkeypatch):
     model = load_model(bare())
-    model.head.weight.data.fill_(3e38)
-    model.head.bias.data.fill_(3e38)
     save_model(model, "m.safetensors", data=load_data("digits").info.to_dict())
-    Image.new("L", (16, 16), 200).save("x.png")
-    assert "m.safetensors gives logits that are not finite (NaN or infinite)" in refused(
-        "predict", "m.safetensors", "x.png"
-    )
+    model.register_forward_hook(lambda _module, _args, out: out / 0)
+    monkeypatch.setattr("spikevit.cli.predict.load", lambda args, path: model)
+    Image.new("L", (16, 16)).save("x.png")
+    message = refused("predict", "m.safetensors", "x.png")
+    assert "m.safetensors gives logits that are not finite (NaN or infinite)" in message
 
 
 # --- images that chose the epoch -------------------------------------------------------------------------------------

@@ -18,35 +18,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains on digits, puts the network on exact grids, converts it; shows accuracies, certificate, rates, energy."""
     import torch
-    from rich.console import Console
 
     from spikevit.checkpoint import load_model, read_about, save_model
     from spikevit.cli.report import attempt
     from spikevit.cli.train import free_directory
-    from spikevit.conversion.certificate import with_files
+    from spikevit.conversion.certificate import relative, with_files
     from spikevit.conversion.convert import convert
     from spikevit.data import normalise
     from spikevit.data.batches import take
     from spikevit.data.load import load_data_of
-    from spikevit.errors import printable
     from spikevit.profiling.observe import firing_rates
     from spikevit.profiling.profile import profile
-    from spikevit.report.terminal import summary
+    from spikevit.report.terminal import console, summary
     from spikevit.training.recipe import load_recipe
     from spikevit.training.run import train
 
-    console = Console(highlight=False, markup=False)
+    shown = console()
     changes = [*_backend(), *args.changes]
     recipe = load_recipe("ge2mst_digits", changes)
     directory = Path(args.out or free_directory("demo"))
-    console.print(
+    shown.print(
         f"1. Training {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs, in "
-        f"{printable(str(directory))}\n"
+        f"{directory}\n"
         f"   (neurons: {recipe.model.backend or 'fused'}; no time axis: the cost does not depend on T)\n"
     )
     trained = train(directory, recipe)
     best = directory / "best.safetensors"
-    console.print("\n2. Exact mode: 8-bit weights on power-of-two grids, 3 more epochs\n")
+    shown.print("\n2. Exact mode: 8-bit weights on power-of-two grids, 3 more epochs\n")
     exact = train(directory / "exact", load_recipe("ge2mst_digits", [*changes, f"model.start={best}", *EXACT]))
 
     best = directory / "exact" / "best.safetensors"
@@ -54,14 +52,16 @@ def run(args: argparse.Namespace) -> int:
     images, labels = take(data.split("test"), range(exact["total"]))
     reference = load_model(best)
     x = normalise(images, data.info).to(reference.dtype)
-    console.print("\n3. Conversion into spikes, and the proof: every code of every neuron, on all test images\n")
+    shown.print("\n3. Conversion into spikes, and the proof: every code of every neuron, on all test images\n")
     model, certificate = convert(reference, x)
     spiking = directory / "spiking.safetensors"
     save_model(model, spiking, data=about["data"], recipe=about["recipe"])
     settings = {"data": None, "root": None, "images": None, "batch_size": 64}
-    certificate = with_files(certificate, reference=str(best), spiking=str(spiking), data=settings)
-    certificate.save(directory / "certificate.json")
-    console.print(certificate)
+    proof = directory / "certificate.json"
+    names = {"reference": relative(best, proof), "spiking": relative(spiking, proof)}
+    certificate = with_files(certificate, **names, data=settings)
+    certificate.save(proof)
+    shown.print(certificate)
 
     with torch.no_grad():
         predictions = torch.cat([model(batch).argmax(-1) for batch in x.split(64)])
@@ -71,22 +71,22 @@ def run(args: argparse.Namespace) -> int:
         "on 8-bit grids": exact["accuracy"],
         "as spikes": right / len(labels),
     }
-    console.print("\n4. What it does and what it costs")
+    shown.print("\n4. What it does and what it costs")
     rates = firing_rates(model, x.split(64))
-    console.print(summary(accuracies, len(labels), model, rates, profile(model, x[:72].split(9))))
-    console.print("\n5. All of it as a page to look at, in any browser\n")
+    shown.print(summary(accuracies, len(labels), model, rates, profile(model, x[:72].split(9))))
+    shown.print("\n5. All of it as a page to look at, in any browser\n")
     attempt(directory)
-    console.print("\nTry next:")
+    shown.print("\nTry next:")
     for command in (
         f"spikevit eval {spiking}",
-        f"spikevit convert --verify {directory}/certificate.json",
+        f"spikevit convert --verify {proof}",
         f"spikevit check {spiking}",
         f"spikevit profile {spiking} --images 20",
         "spikevit train digits",
         f"spikevit report {directory} runs/digits-1",
         "spikevit models",
     ):
-        console.print(f"  {_bin()}{printable(command)}", soft_wrap=True)
+        shown.print(f"  {_bin()}{command}", soft_wrap=True)
     return 0 if certificate.lossless else 1
 
 

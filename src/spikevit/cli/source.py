@@ -115,9 +115,13 @@ def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any]
 
     labels: whether they matter, so that classes must be those of the checkpoint.
     """
-    if not args.data and not about.get("data"):
+    from spikevit.data.load import load_data_of
+    from spikevit.errors import inside
+
+    if not args.data and not (about.get("data") or {}).get("source"):
         raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
-    return _load_data_of(about, root=args.root, name=args.data, labels=labels)
+    with inside(path):
+        return load_data_of(about, root=args.root, name=args.data, labels=labels)
 
 
 def chosen_on(data: Data, split: str) -> str:
@@ -188,18 +192,3 @@ def _of_split(args: argparse.Namespace, model: Any, data: Data, fresh: str) -> S
 
     about = f"{fresh}{images} {split} images of {data.info.name}"
     return Source(model, images, args.batch_size, get, about)
-
-
-def _load_data_of(about: Mapping[str, Any], *, root: str | None, name: str | None, labels: bool) -> Data:
-    """Until `data.load.load_data_of` takes these itself."""
-    from inspect import signature
-
-    from spikevit.data.load import load_data, load_data_of
-
-    if "labels" in signature(load_data_of).parameters:
-        return load_data_of(about, root=root, name=name, labels=labels)
-    if name is None:
-        return load_data_of(about, root=root)
-    size, channels = tuple(about["config"]["image_size"]), about["config"]["in_channels"]
-    seen = {"crop_pct": (about.get("data") or {}).get("crop_pct", 1.0)} if name == "folder" else {}
-    return load_data(name, root=root, image_size=size, channels=channels, **seen)

@@ -56,12 +56,9 @@ def free_directory(recipe: str) -> str:
 
 def show(results: dict[str, Any], directory: str) -> None:
     """The accuracy and the commands to try next."""
-    from rich.console import Console
+    from spikevit.report.terminal import console
 
-    from spikevit.errors import printable
-
-    console = Console(highlight=False, markup=False)
-    directory = printable(str(directory))
+    out = console()
     model = f"{directory}/{results['checkpoint']['file']}"
     final = results["checkpoint"]["file"] != "best.safetensors"
     files = {model: "the model"}
@@ -69,18 +66,18 @@ def show(results: dict[str, Any], directory: str) -> None:
         files |= {model: "the model to run", f"{directory}/best.safetensors": "the model as it was trained"}
     files[f"{directory}/metrics.csv"] = "every epoch"
     width = max(map(len, files))
-    console.print()
-    console.print(f"{results['accuracy']:.2%}", style="bold", end="")
-    console.print(
+    out.print()
+    out.print(f"{results['accuracy']:.2%}", style="bold", end="")
+    out.print(
         f" of {results['total']} {results['split']} images right "
         f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)"
     )
     if results["split"] == "val":
-        console.print(
+        out.print(
             "There are no test images: best epoch, threshold and this accuracy come from the same validation images."
         )
     if final or results["work_unit"] != "time steps":
-        console.print(f"{results['work']:.2f} {results['work_unit']}, mean over images")
+        out.print(f"{results['work']:.2f} {results['work_unit']}, mean over images")
     for path, about in files.items():
-        console.print(f"  {path:{width}}   {about}", soft_wrap=True)
-    console.print(f"try: spikevit eval {model}", soft_wrap=True)
+        out.print(f"  {path:{width}}   {about}", soft_wrap=True)
+    out.print(f"try: spikevit eval {model}", soft_wrap=True)
