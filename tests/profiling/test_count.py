@@ -453,6 +453,11 @@ def test_shapes_alone(name):
     assert [(n.module, n.updates) for n in alone.neurons] == [(n.module, n.updates) for n in run.neurons]
 
 
+def test_shapes_of_values_are_refused():
+    with pytest.raises(ValueError, match=r"a model on cpu has values: make it under torch.device\('meta'\)"):
+        count_shapes(firing())
+
+
 # --- what goes in, what stays ----------------------------------------------------------------------------------------
 
 

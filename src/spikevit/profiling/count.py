@@ -166,7 +166,7 @@ class _Counter(Watch):
         with ExitStack() as stack:
             for name, module in self.modules.items():
                 neuron = isinstance(module, FIRING)
-                stack.callback(module.register_forward_pre_hook(self._enter(name, neuron)).remove)
+                stack.callback(module.register_forward_pre_hook(self._enter(name, neuron), prepend=True).remove)
                 stack.callback(module.register_forward_hook(self._leave(name, neuron)).remove)
             stack.enter_context(self)
             yield
@@ -259,7 +259,7 @@ def count(model: nn.Module, images: Tensor | Iterable[Any]) -> Counts:
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)  # its kernel hides products; so do those of fused attention
-        with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter.watch(), refuse_non_finite(model) as finite:
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), refuse_non_finite(model) as finite, counter.watch():
             for inputs in inputs_of(model, images):
                 x = inputs[0]
                 frames = ours is not None and x.dim() == 5
@@ -310,6 +310,13 @@ def count_shapes(model: SpikingModel) -> Counts:
     """Counts of one image from shapes alone, with a model on the meta device: no values, so no rates or classes.
 
     The first convolution runs once for a still image, as it is executed.
+
+    Raises:
+        ValueError: the model is on another device: made under `torch.device("meta")`, it has no values.
     """
+    if model.device.type != "meta":
+        raise ValueError(
+            f"a model on {model.device} has values: make it under torch.device('meta'), or count it on images"
+        )
     c = model.config
     return count(model, torch.empty(1, c.in_channels, *c.image_size, device="meta", dtype=model.dtype))
