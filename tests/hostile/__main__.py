@@ -14,12 +14,8 @@ CAMPAIGNS = {  # what is damaged: where, and how many cases in full
     "recipes": ("recipes.campaign", 8000),
     "checkpoints": ("checkpoints.campaign", 5000),
     "originals": ("checkpoints.originals", 3000),
-<<<<<<< HEAD
-    "images": ("images.outcomes", 2000),
+    "images": ("images.campaign", 3000),
     "files of runs": ("files_of_runs.campaign", 2000),
-=======
-    "images": ("images.campaign", 4000),
->>>>>>> data
 }
 
 

@@ -8,7 +8,9 @@ from tests.hostile.__main__ import CAMPAIGNS, load
 from tests.hostile.mutations import is_fault, outcome
 
 
-@pytest.mark.parametrize("name", ["recipes", "checkpoints", "originals", "images"])  # the others have tests of their own
+@pytest.mark.parametrize(
+    "name", ["recipes", "checkpoints", "originals", "images"]
+)  # the others have tests of their own
 def test_sample(name):
     place, count = CAMPAIGNS[name]
     failures: list = []
