@@ -41,8 +41,8 @@ def optimiser(module):
 @pytest.mark.parametrize(
     ("poison", "named"),
     [
-        (weight, r"after epoch 2: 1 of \d+ tensors .*: model\.blocks\.0\.mlp\.fc1\.linear\.weight"),
-        (statistic, r"after epoch 2: 1 of \d+ tensors .*: model\.blocks\.0\.mlp\.fc1\.bn\.running_var"),
+        (weight, r"after epoch 2: 1 of \d+ tensors .*blocks\.0\.mlp\.fc1\.linear\.weight"),
+        (statistic, r"after epoch 2: 1 of \d+ tensors .*blocks\.0\.mlp\.fc1\.bn\.running_var"),
         (optimiser, r"after epoch 2: 1 of \d+ tensors .*: optimizer 0\.state\.0\.exp_avg_sq"),
     ],
 )
