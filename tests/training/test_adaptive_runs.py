@@ -137,12 +137,12 @@ def test_start_from_an_ann(tmp_path):
     ("changes", "message"),
     [
         (["early_exit.tolerance=0.1", "halting.beta=5"], "early_exit does not combine with halting"),
-        (["early_exit.tolerance=2"], "early_exit.tolerance=2.0 must be at least 0 and less than 1"),
+        (["early_exit.tolerance=2"], "early_exit.tolerance=2 must be a number of at least 0 and below 1"),
         (["early_exit.measure=sure"], "unknown early_exit.measure 'sure'"),
-        (["halting.bta=5"], "unknown recipe key 'halting.bta'; did you mean halting.beta"),
-        (["time_steps.lr=0"], "time_steps.lr=0.0 must be greater than 0"),
+        (["halting.bta=5"], "unknown key 'halting.bta'; did you mean halting.beta"),
+        (["time_steps.lr=0"], "time_steps.lr=0 must be a number above 0"),
         (["halting.front=two"], "unknown front 'two'"),
-        (["time_steps.targt=2"], "unknown recipe key 'time_steps.targt'; did you mean time_steps.target"),
+        (["time_steps.targt=2"], "unknown key 'time_steps.targt'; did you mean time_steps.target"),
         (["model.start=a", "model.ann=b"], "model.start and model.ann are two checkpoints"),
     ],
 )
