@@ -153,7 +153,7 @@ def test_verify_of_a_copied_run_checks_the_copy(cli, refused, run, tmp_path, mon
 
 @pytest.mark.parametrize("absolute", [False, True], ids=["as typed", "whole paths"])
 def test_certificates_of_before(cli, refused, run, absolute):
-    """Whole paths are taken as they are while such files are there; what was typed, from the certificate's directory."""
+    """Whole paths are taken as they are while such files are there; others from the certificate's directory."""
     plain = json.loads((run / "proofs/p.json").read_text())
     prefix = f"{Path.cwd()}/" if absolute else ""
     for name, file in (("reference", "run/exact.safetensors"), ("spiking", "run/exact-spiking.safetensors")):
@@ -203,13 +203,11 @@ def test_verify_reads_every_field(cli, refused, checkpoint, edit, message):
     assert message in error and "exact-certificate.json" in error
 
 
-@pytest.mark.parametrize(
-    "text", ['"logits": NaN', '"logits": Infinity', '"logits": 1e999', '"logits": 0.0, "logits": 0.0']
-)
-def test_verify_takes_numbers_once(cli, refused, checkpoint, text):
+@pytest.mark.parametrize("numbers", ["NaN", "Infinity", "1e999", '0.0, "logits": 0.0'])
+def test_verify_takes_numbers_once(cli, refused, checkpoint, numbers):
     cli("convert", checkpoint(), "--images", 4, "--no-report")
     proof = Path("exact-certificate.json")
-    proof.write_text(proof.read_text().replace('"logits": 0.0', text))
+    proof.write_text(proof.read_text().replace('"logits": 0.0', f'"logits": {numbers}'))
     assert "exact-certificate.json is not a certificate of spikevit: " in refused("convert", "--verify", proof)
 
 

@@ -146,7 +146,7 @@ def test_logits_that_are_not_finite_predict_nothing(refused, monkeypatch):
     assert "m.safetensors" in refused("eval", "m.safetensors", "--data", "digits", "--split", "tset")
     monkeypatch.setattr("spikevit.cli.eval.load", lambda args, path: model)
     message = refused("eval", "m.safetensors", "--data", "digits", "--curve", "c.csv")
-    assert "m.safetensors: logits are not finite (NaN or infinite)" in message and not Path("c.csv").exists()
+    assert "m.safetensors: outputs are not finite (NaN or infinite)" in message and not Path("c.csv").exists()
 
 
 # --- images that chose the epoch -------------------------------------------------------------------------------------
