@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spikevit.conversion.quantise import quantise
     from spikevit.models import create_model, list_models
     from spikevit.models.legacy import load_original
+    from spikevit.profiling.calibrate import calibrate
     from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates, observe, record_spikes
     from spikevit.profiling.profile import profile
@@ -30,6 +31,7 @@ _WHERE = {
     "add_early_exit": "adaptive",
     "add_halting": "adaptive",
     "allocate_time_steps": "adaptive",
+    "calibrate": "profiling.calibrate",
     "convert": "conversion.convert",
     "count": "profiling.count",
     "create_model": "models",
@@ -50,6 +52,7 @@ __all__ = [
     "add_early_exit",
     "add_halting",
     "allocate_time_steps",
+    "calibrate",
     "convert",
     "count",
     "create_model",

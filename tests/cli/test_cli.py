@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from spikevit import create_model, load_model, save_model
 from spikevit.cli import doctor, models
-from spikevit.cli.main import VERBS
+from spikevit.cli.main import VERBS, main
 from spikevit.data import load_data, normalise
 from spikevit.training.evaluate import evaluate
 from spikevit.training.recipe import load_recipe
@@ -111,6 +112,16 @@ def test_status(cli, monkeypatch, error, status, line):
 
     monkeypatch.setattr(models, "run", fail)
     assert cli("models") == (status, "", line)
+
+
+def test_warnings_are_one_line(cli, monkeypatch):
+    """Of the command; in Python they stay what they are."""
+    monkeypatch.setattr(warnings, "formatwarning", before := warnings.formatwarning)
+    cli("doctor")
+    assert warnings.formatwarning is before
+    monkeypatch.setattr(sys, "argv", ["spikevit", "doctor"])
+    main()
+    assert warnings.formatwarning("other\nimages \x1b", UserWarning, "x.py", 1) == "spikevit: other images \\x1b\n"
 
 
 def test_mistakes_of_ours_are_shown_in_full(cli, monkeypatch):

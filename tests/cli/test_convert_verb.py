@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 import spikevit
 from spikevit import load_model, quantise, save_model
+from spikevit.checkpoint import read_about
 from spikevit.conversion.certificate import load_certificate
 from spikevit.data import load_data, normalise
 from spikevit.neurons import ExpGIF
@@ -109,6 +111,104 @@ def test_verify_finds_what_changed(cli, refused, checkpoint, made):
     proof.write_text("{")
     assert "exact-certificate.json is not a certificate of spikevit" in refused("convert", "--verify", proof)
     assert "there is no certificate none.json" in refused("convert", "--verify", "none.json")
+
+
+def test_verify_says_which_files_it_checked(cli, checkpoint):
+    cli("convert", checkpoint(), "--images", 4, "--no-report")
+    status, out, _ = cli("convert", "--verify", "exact-certificate.json")
+    assert status == 0
+    assert "Checked: exact.safetensors and exact-spiking.safetensors, on 4 test images of digits.\n" in out
+
+
+@pytest.fixture
+def run(cli, checkpoint):
+    """A run, its certificate in a folder of its own."""
+    Path("run/proofs").mkdir(parents=True)
+    checkpoint().rename("run/exact.safetensors")
+    words = ("--images", 4, "--no-report", "--certificate", "run/proofs/p.json")
+    assert cli("convert", "run/exact.safetensors", *words)[0] == 0
+    return Path("run")
+
+
+def changed(path: Path) -> None:
+    """One weight of another last bit."""
+    model, about = load_model(path), read_about(path)
+    model.head.weight.data[0, 0] += 2.0**-12
+    save_model(model, path, data=about["data"])
+
+
+def test_verify_of_a_copied_run_checks_the_copy(cli, refused, run, tmp_path, monkeypatch):
+    """By paths from the certificate's directory, wherever it is called from."""
+    files = json.loads((run / "proofs/p.json").read_text())["files"]
+    assert files["reference"] == "../exact.safetensors" and files["spiking"] == "../exact-spiking.safetensors"
+    shutil.copytree(run, "copy")
+    assert "copy/proofs/../exact-spiking" in cli("convert", "--verify", "copy/proofs/p.json")[1]
+    changed(Path("copy/exact-spiking.safetensors"))
+    message = refused("convert", "--verify", "copy/proofs/p.json")
+    assert "copy/proofs/p.json, of copy/proofs/../exact.safetensors and copy/proofs/../exact-spiking" in message
+    assert "of another model" in message
+    monkeypatch.chdir(tmp_path / "run" / "proofs")
+    assert cli("convert", "--verify", "p.json")[0] == 0, "the first one is as it was"
+
+
+@pytest.mark.parametrize("absolute", [False, True], ids=["as typed", "whole paths"])
+def test_certificates_of_before(cli, refused, run, absolute):
+    """Whole paths are taken as they are while such files are there; others from the certificate's directory."""
+    plain = json.loads((run / "proofs/p.json").read_text())
+    prefix = f"{Path.cwd()}/" if absolute else ""
+    for name, file in (("reference", "run/exact.safetensors"), ("spiking", "run/exact-spiking.safetensors")):
+        plain["files"][name] = prefix + file
+    (run / "p.json").write_text(json.dumps(plain))
+    assert cli("convert", "--verify", "run/p.json")[0] == 0
+    shutil.copytree(run, "copy")
+    changed(Path("copy/exact.safetensors"))
+    if absolute:
+        assert f"Checked: {Path.cwd()}/run/exact.safetensors and" in cli("convert", "--verify", "copy/p.json")[1]
+        shutil.rmtree(run)
+    message = refused("convert", "--verify", "copy/p.json")
+    assert (
+        "of copy/exact.safetensors and copy/exact-spiking.safetensors: the certificate is of another model" in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c | {"images": 8000}, "images differ"),
+        (lambda c: c | {"images": 4.0}, "images=4.0 must be a whole number"),
+        (lambda c: c | {"images": True}, "images=True must be"),
+        (lambda c: c | {"layers": [*c["layers"], c["layers"][0]]}, "order of the layers differ"),
+        (lambda c: c | {"layers": c["layers"][1:]}, "not reproduced"),
+        (lambda c: c | {"differing": 7}, "contradicts itself: differing is 7"),
+        (lambda c: c | {"lossless": 1}, "contradicts itself: lossless is 1"),
+        (lambda c: c | {"exact": False}, "contradicts itself: exact is False"),
+        (lambda c: c | {"format": -5}, "format=-5 must be 1 to 2"),
+        (lambda c: c | {"format": 1}, "of another model"),
+        (lambda c: c | {"agreement": 4.0}, "agreement=4.0 must be"),
+        (lambda c: c | {"logits": -1.0}, "logits=-1.0 must be"),
+        (lambda c: c | {"accumulators": {}}, "accumulators differ"),
+        (lambda c: c | {"versions": "x"}, "versions='x' must be a mapping"),
+        (lambda c: c | {"files": {"reference": "x"}}, "files: Files lacks spiking, data"),
+        (lambda c: c | {"files": {**c["files"], "data": {"images": -1}}}, "data.images=-1 must be"),
+        (lambda c: c | {"layers": [{**c["layers"][0], "code": [10**9, 1]}, *c["layers"][1:]]}, "more than the 65535"),
+        (lambda c: c | {"layers": [{**c["layers"][0], "largest": -1}, *c["layers"][1:]]}, "largest=-1 must be"),
+        (lambda c: {k: v for k, v in c.items() if k != "reasons"}, "it lacks reasons"),
+    ],
+)
+def test_verify_reads_every_field(cli, refused, checkpoint, edit, message):
+    cli("convert", checkpoint(), "--images", 4, "--no-report")
+    proof = Path("exact-certificate.json")
+    proof.write_text(json.dumps(edit(json.loads(proof.read_text()))))
+    error = refused("convert", "--verify", proof)
+    assert message in error and "exact-certificate.json" in error
+
+
+@pytest.mark.parametrize("numbers", ["NaN", "Infinity", "1e999", '0.0, "logits": 0.0'])
+def test_verify_takes_numbers_once(cli, refused, checkpoint, numbers):
+    cli("convert", checkpoint(), "--images", 4, "--no-report")
+    proof = Path("exact-certificate.json")
+    proof.write_text(proof.read_text().replace('"logits": 0.0', f'"logits": {numbers}'))
+    assert "exact-certificate.json is not a certificate of spikevit: " in refused("convert", "--verify", proof)
 
 
 def test_float_mode_and_exact(cli, checkpoint):

@@ -142,7 +142,11 @@ def test_logits_that_are_not_finite_predict_nothing(refused, monkeypatch):
     monkeypatch.setattr("spikevit.cli.predict.load", lambda args, path: model)
     Image.new("L", (16, 16)).save("x.png")
     message = refused("predict", "m.safetensors", "x.png")
-    assert "m.safetensors gives logits that are not finite (NaN or infinite)" in message
+    assert "m.safetensors: logits are not finite (NaN or infinite)" in message
+    assert "m.safetensors" in refused("eval", "m.safetensors", "--data", "digits", "--split", "tset")
+    monkeypatch.setattr("spikevit.cli.eval.load", lambda args, path: model)
+    message = refused("eval", "m.safetensors", "--data", "digits", "--curve", "c.csv")
+    assert "m.safetensors: outputs are not finite (NaN or infinite)" in message and not Path("c.csv").exists()
 
 
 # --- images that chose the epoch -------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.adaptive import DynamicTimeSteps, Halting
     from spikevit.checkpoint import read_about
+    from spikevit.errors import inside
     from spikevit.files import text_writer, write_together
     from spikevit.report.curve import curve
     from spikevit.report.curve_plot import picture
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.maps and not isinstance(model, Halting):
         raise ValueError(f"--maps {args.maps}: tokens of {model.name} do not halt; it is for models with halting")
     found = None
-    with progress("testing") as told:
+    with inside(args.checkpoint), progress("testing") as told:
         options: dict[str, Any] = {"batch_size": args.batch_size, "progress": told}
         if args.curve or args.plot:
             found = curve(model, data.split(split), data.info, count_images=args.count_images, **options)

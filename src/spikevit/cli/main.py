@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its number
             stream.reconfigure(errors="backslashreplace")
+    if argv is None:  # not for a caller in Python, whose warnings are its own
+        warnings.formatwarning = lambda message, *_: f"{one_line(message)}\n"
     parser = Parser(prog="spikevit", description="Spiking vision transformers.")
     parser.add_argument("--version", action="version", version=f"spikevit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)

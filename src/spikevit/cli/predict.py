@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.checkpoint import read_about
     from spikevit.data import normalise
     from spikevit.data.images import read_image
+    from spikevit.errors import inside
+    from spikevit.profiling.finite import refuse_non_finite
     from spikevit.report.terminal import Table, console
 
     if args.top < 1:
@@ -41,10 +43,9 @@ def run(args: argparse.Namespace) -> int:
     how = info.image_size, info.channels, info.crop_pct, info.interpolation
     images = torch.stack([read_image(path, *how) for path in args.images])
     model = load(args, args.checkpoint)
-    with torch.no_grad():
+    with torch.no_grad(), inside(args.checkpoint), refuse_non_finite(model) as finite:
         logits = model(normalise(images, info).to(model.device, model.dtype))
-    if not logits.isfinite().all():
-        raise ValueError(f"{args.checkpoint} gives logits that are not finite (NaN or infinite): it predicts nothing")
+        finite.see("logits", logits)
     probabilities = logits.softmax(-1)
     table = Table(box=box.HEAVY_HEAD, pad_edge=True)
     for head in ("image", *(f"{i + 1}." for i in range(min(args.top, info.num_classes)))):

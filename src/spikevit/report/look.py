@@ -95,7 +95,7 @@ def look(
         progress: called with the images done and their number.
 
     Raises:
-        ValueError: logits that are not finite.
+        ValueError: weights, membrane currents or logits that are not finite.
     """
     dataset = data.split(data.tested)
     of = len(cast(Sized, dataset))
@@ -104,13 +104,13 @@ def look(
     counted: list[Tensor] = []
     kept: dict[bool, list[tuple[int, Tensor]]] = {False: [], True: []}  # images to show, wrong and right
     with evaluating(model):
-        with StepRates(model) as rates, refuse_non_finite(model):
+        with StepRates(model) as rates, refuse_non_finite(model) as finite:
             done = 0
             for x, labels in in_order(Subset(dataset, range(n)), 64):
                 rates.new_batch()
                 logits, work = model.run(as_input(x, model, data.info))
-                if not logits.isfinite().all():
-                    raise ValueError("logits are not finite (NaN or infinite): there is nothing to show")
+                finite.see("logits", logits)
+                finite.check()
                 sure, classes = logits.float().softmax(-1).max(-1)
                 found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
                 for i, right in enumerate((classes.cpu() == labels).tolist()):
