@@ -7,7 +7,6 @@ import pytest
 from tests.hostile.__main__ import CAMPAIGNS, load
 from tests.hostile.mutations import is_fault, outcome
 
-
 HERE = [name for name in CAMPAIGNS if name != "files of runs"]  # which has tests of its own
 
 

@@ -121,7 +121,8 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     def full(model, path, **about):
         if about["epoch"] == 2:
             monkeypatch.setattr(
-                "safetensors.torch.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+                "safetensors.torch.save_file",
+                lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")),
             )
         return saved(model, path, **about)
 
