@@ -193,6 +193,10 @@ def test_certificates_of_before(cli, refused, run, absolute):
         (lambda c: c | {"layers": [{**c["layers"][0], "code": [10**9, 1]}, *c["layers"][1:]]}, "more than the 65535"),
         (lambda c: c | {"layers": [{**c["layers"][0], "largest": -1}, *c["layers"][1:]]}, "largest=-1 must be"),
         (lambda c: {k: v for k, v in c.items() if k != "reasons"}, "it lacks reasons"),
+        (
+            lambda c: c | {"layers": [{k: v for k, v in c["layers"][0].items() if k != "not_binary"}]},
+            "lacks not_binary",
+        ),
     ],
 )
 def test_verify_reads_every_field(cli, refused, checkpoint, edit, message):
