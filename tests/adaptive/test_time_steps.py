@@ -242,7 +242,7 @@ def test_settings_of_the_curve():
         with pytest.raises(ValueError, match=f"time_steps={bad} must be a whole number from 1 to 4"):
             frozen.at(bad)
     for bad in (-0.1, 1.5, float("nan"), "0.5"):
-        with pytest.raises(ValueError, match=f"score={bad!r} must be a finite number"):
+        with pytest.raises(ValueError, match=f"score={bad!r} must be a number of at least 0 and at most 1"):
             model.at(bad)
 
 
@@ -267,8 +267,8 @@ def test_composes_with_halting_and_early_exit():
         ({"max_steps": 0}, "max_steps=0 must be a whole number of at least 1"),
         ({"per": "blok"}, "unknown per 'blok'; did you mean block"),
         ({"pattern": "suffix"}, "unknown pattern 'suffix'; did you mean prefix"),
-        ({"weight": -1.0}, "weight=-1.0 must be a finite number of at least 0"),
-        ({"weight": float("inf")}, "weight=inf must be a finite number"),
+        ({"weight": -1.0}, "weight=-1.0 must be a number of at least 0"),
+        ({"weight": float("inf")}, "weight=inf must be a number of at least 0"),
         ({"steps": {"blocks.7.*": 2}}, r"unknown layer of steps 'blocks.7.\*'"),
         ({"steps": {"block.0": 2}, "per": "block"}, "unknown block of steps 'block.0'; did you mean blocks.0"),
         ({"steps": {"*": 5}}, r"steps\['\*'\]=5 must be between 0 and max_steps=4"),

@@ -147,7 +147,7 @@ def test_collate():
         (
             torch.zeros(8, 9).byte(),
             0,
-            r"images have the shape \(8, 9\); it must be \(C, H, W\): for grey images \(1, H, W",
+            r"images have the shape \(8, 9\); it must be \(C, H, W\): grey images are \(1, H, W",
         ),
         (torch.zeros(2, 1, 8, 9).byte(), 0, r"images have the shape \(2, 1, 8, 9\)"),
         (torch.zeros(1, 8, 9).long(), 0, r"images are torch.int64; they must be torch.uint8 \(0 … 255\) or float"),

@@ -1,8 +1,9 @@
-"""Trainings killed with kill -9, at random moments and around every call that makes or renames a file.
+"""Trainings killed with kill -9, at random moments and around every call that makes or renames a file; stopped by
+SIGTERM or SIGINT, and met by a full disk, at such calls.
 
-    python -m tests.hostile.kills --kills 200 --points 75
+    python -m tests.hostile.kills --kills 200 --points 75 --stops 40 --full 76
 
-Whatever a kill leaves must go on to the same losses and weights, bit for bit, as a run that nobody killed, or be free
+Whatever that leaves must go on to the same losses and weights, bit for bit, as a run that nobody stopped, or be free
 to start again where no epoch had ended; and in the end no temporary file is left, neither in the run's directory nor in
 the system's own.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import errno
 import io
 import json
 import os
@@ -53,10 +55,12 @@ def some_digits() -> Data:
 
 
 class Killer:
-    """Counts the calls of CALLS that concern a folder, and kills the process before or behind the n-th of them."""
+    """Counts the calls of CALLS that concern a folder; before or behind the n-th of them it kills the process, sends it
+    another signal, or (way=None) lets the call find a full disk.
+    """
 
-    def __init__(self, folder: Path, at: int | None):
-        self.folder, self.at, self.seen, self.inside = str(folder), at, 0, False
+    def __init__(self, folder: Path, at: int | None, way: int | None = signal.SIGKILL):
+        self.folder, self.at, self.way, self.seen, self.inside = str(folder), at, way, 0, False
 
     def patch(self) -> None:
         """From now on."""
@@ -82,8 +86,10 @@ class Killer:
 
     def _point(self) -> None:
         self.seen += 1
+        if self.seen == self.at and self.way is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.seen == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.way)
 
 
 class Campaign:
@@ -103,12 +109,19 @@ class Campaign:
         print(f"a run takes {self.seconds:.1f} s and passes {self.points} points", flush=True)
 
     def child(
-        self, directory: Path, *, new: bool, after: float | None = None, at: int | None = None, count: bool = False
+        self,
+        directory: Path,
+        *,
+        new: bool,
+        after: float | None = None,
+        at: int | None = None,
+        way: int | None = signal.SIGKILL,
+        count: bool = False,
     ) -> int:
         """Trains in another process, which is killed `after` seconds or `at` a point; its exit status, −9 of a kill."""
         pid = os.fork()
         if pid == 0:
-            self._train(directory, new, at, count)
+            self._train(directory, new, at, way, count)
         deadline = time.monotonic() + (120 if after is None else after)
         while (done := os.waitpid(pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
@@ -118,7 +131,7 @@ class Campaign:
             time.sleep(0.002)
         return os.waitstatus_to_exitcode(done[1])
 
-    def _train(self, directory: Path, new: bool, at: int | None, count: bool) -> None:
+    def _train(self, directory: Path, new: bool, at: int | None, way: int | None, count: bool) -> None:
         """In the child: trains and ends the process."""
         status = 1
         try:
@@ -128,7 +141,7 @@ class Campaign:
             log = open(self.folder / f"{directory.name}.log", "a", encoding="utf-8")  # noqa: SIM115
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            killer = Killer(directory, at)
+            killer = Killer(directory, at, way)
             if at is not None or count:
                 killer.patch()
             run.train(directory, self.recipe if new else None, data=self.data, progress=False)
@@ -144,12 +157,13 @@ class Campaign:
             sys.stderr.flush()
             os._exit(status)
 
-    def kill(self, number: int, at: int | None = None) -> None:
-        """One run, killed at a point or a random moment, half of them again while they go on; then judged."""
+    def kill(self, number: int, at: int | None = None, way: int | None = signal.SIGKILL) -> None:
+        """One run, stopped at a point or a random moment, half of them killed while they go on; then judged."""
         directory = self.folder / f"run{number}"
         moment = None if at is not None else self.random.uniform(0, self.seconds)
-        status = self.child(directory, new=True, after=moment, at=at)
-        self.found["killed" if status == -9 else "ended before"] += 1
+        status = self.child(directory, new=True, after=moment, at=at, way=way)
+        how = {signal.SIGKILL: "killed", None: "met a full disk"}.get(way, "stopped by a signal")
+        self.found[how if status else "ended before" if way == signal.SIGKILL else f"{how}, and ended well"] += 1
         for _ in range(self.random.choice((0, 0, 1, 2))):
             status = self.child(directory, new=self.is_free(directory), after=self.random.uniform(0, self.seconds))
             self.found["killed again while it went on"] += status == -9
@@ -195,15 +209,18 @@ def differences(ours: Path, whole: Path) -> list[str]:
     ]
 
 
-def main(kills: int, points: int, seed: int = 0) -> int:
+def main(kills: int, points: int, stops: int = 0, full: int = 0, seed: int = 0) -> int:
     """Runs the campaign; the number of failures."""
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="kills"))
     campaign, started = Campaign(folder, seed), time.monotonic()
     for number in range(kills):
         campaign.kill(number)
-    for number in range(points):
-        campaign.kill(kills + number, at=1 + number * campaign.points // points)
+    number = kills
+    for group in ([signal.SIGKILL] * points, [signal.SIGTERM, signal.SIGINT] * (stops // 2), [None] * full):
+        for i, way in enumerate(group):
+            campaign.kill(number, 1 + i * campaign.points // len(group), way)
+            number += 1
     for name, count in sorted(campaign.found.items()):
         print(f"{count:5} {name}")
     print(f"{len(campaign.failures):5} failures in {time.monotonic() - started:.0f} s")
@@ -218,5 +235,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="at random moments")
     parser.add_argument("--points", type=int, default=75, help="before and behind calls that make or rename files")
+    parser.add_argument("--stops", type=int, default=40, help="by SIGTERM and SIGINT, at such calls")
+    parser.add_argument("--full", type=int, default=76, help="such calls that find a full disk")
     parser.add_argument("--seed", type=int, default=0)
     sys.exit(main(**vars(parser.parse_args())) > 0)

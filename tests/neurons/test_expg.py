@@ -453,7 +453,7 @@ def test_a_threshold_below_the_smallest_comes_back(backend):
         (lambda: ExpG.of(0), ValueError, "time_steps=0 must be"),
         (lambda: Staircase(ExpG(2), 0.0), ValueError, "threshold=0.0 must be a finite number greater than 0"),
         (lambda: Staircase(ExpG(2), math.inf), ValueError, "threshold=inf must be a finite number greater than 0"),
-        (lambda: StaircaseConfig(ExpG(2), math.nan), ValueError, "threshold=nan must be a finite number"),
+        (lambda: StaircaseConfig(ExpG(2), math.nan), ValueError, "threshold=nan must be a number above 0"),
         (lambda: ExpGIF(torch.tensor([1.0, math.inf]), ExpG(2)), ValueError, r"threshold=\[1.0, inf\] must be finite"),
         (lambda: Staircase(ExpG(2), backend="fusd"), ValueError, "did you mean fused"),
         (lambda: ExpGIF(-1.0, ExpG(2)), ValueError, "must be finite and greater than 0 everywhere"),

@@ -27,11 +27,17 @@ from spikevit.profiling.finite import Finite, refuse_non_finite
 from spikevit.profiling.observe import step_rates
 from spikevit.training.evaluate import evaluate, logits_per_step
 
+CONV = "conv of patch_embed.proj.0: its input has entries"
 INFO = DataInfo("noise", ("a", "b"), 3, (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Images of normal values as those of a data set: around 0.5, between 0 and 1."""
+    return x / 20 + 0.5
+
+
 def data(n: int = 6, spoilt: int | None = None) -> TensorDataset:
-    x = images(n)
+    x = unit(images(n))
     if spoilt is not None:
         x[spoilt, 1, 3, 3] = nan
     return TensorDataset(x, torch.zeros(n, dtype=torch.long))
@@ -50,8 +56,10 @@ RUNS = {
     "step_rates": step_rates,
     "record_spikes": record_spikes,
     "calibrate": calibrate,
-    "evaluate": lambda m, x: evaluate(m, TensorDataset(x, torch.zeros(len(x), dtype=torch.long)), INFO),
-    "logits_per_step": lambda m, x: logits_per_step(m, TensorDataset(x, torch.zeros(len(x), dtype=torch.long)), INFO),
+    "evaluate": lambda m, x: evaluate(m, TensorDataset(unit(x), torch.zeros(len(x), dtype=torch.long)), INFO),
+    "logits_per_step": lambda m, x: logits_per_step(
+        m, TensorDataset(unit(x), torch.zeros(len(x), dtype=torch.long)), INFO
+    ),
 }
 
 
@@ -69,7 +77,7 @@ def test_weights(run):
 def test_images(run, value):
     x = images()
     x[1, 2, 5, 5] = value
-    with pytest.raises(ValueError, match="images are not finite|conv of patch_embed.proj.0: its input has entries"):
+    with pytest.raises(ValueError, match=f"images are not finite|float images have values|{CONV}"):
         RUNS[run](firing(), x)
 
 
@@ -120,7 +128,7 @@ ADAPTED = {
 def test_adapted(method):
     model = ADAPTED[method](firing())
     assert evaluate(model, data(), INFO).total == 6
-    with pytest.raises(ValueError, match="images are not finite"):
+    with pytest.raises(ValueError, match="float images have values from nan"):
         evaluate(model, data(spoilt=4), INFO)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
     norms[-1].running_var[0] = -1.0

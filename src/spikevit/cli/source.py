@@ -173,7 +173,10 @@ def _of_name(args: argparse.Namespace) -> Source:
         c = model.config
         noise = torch.randn(args.images, c.in_channels, *c.image_size).to(device_of(args))
         about = f"{fresh}{args.images} images of noise"
-        get = lambda start, stop: noise[start:stop]  # noqa: E731
+
+        def get(start: int, stop: int) -> Tensor:
+            return noise[start:stop]
+
         source = Source(model.to(noise.device), args.images, args.batch_size, get, about)
     calibrate(model, source.get(0, min(16, source.images)))
     return source

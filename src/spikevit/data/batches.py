@@ -113,7 +113,10 @@ def collate(batch: Any) -> tuple[Tensor, Tensor]:
     images, labels = batch
     if images.ndim != 4:
         shape = tuple(images.shape[1:])
-        raise ValueError(f"images have the shape {shape}; it must be (C, H, W): for grey images (1, H, W)")
+        raise ValueError(
+            f"images have the shape {shape}; it must be (C, H, W): grey images are (1, H, W), and recordings "
+            "(T, C, H, W) are no images"
+        )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; they must be torch.uint8 (0 … 255) or float (0 … 1)")
     if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -138,8 +138,12 @@ def check_memory(images: int, channels: int, size: tuple[int, int]) -> None:
 
 
 def memory() -> int:
-    """Bytes of memory of this machine; 16 GB where it does not say."""
+    """Bytes of memory that this process may have: the machine's, or fewer by a limit; 16 GB where neither is known."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ImportError, OSError, ValueError):
         return 2**34
+    return machine if limit == resource.RLIM_INFINITY else min(machine, limit)

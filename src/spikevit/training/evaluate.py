@@ -83,17 +83,8 @@ def logits_per_step(
 def inputs(
     loader: Iterable[tuple[Tensor, Tensor]], model: SpikingModel, info: DataInfo, finite: Finite
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images as the model takes them, which `finite` has seen, and labels.
-
-    Raises:
-        ValueError: images that are no (C, H, W), or are not one for each label.
-    """
+    """Batches of images as the model takes them, which `finite` has seen, and labels."""
     for images, labels in loader:
-        if images.dim() != 4 or len(images) != len(labels):
-            raise ValueError(
-                f"the data set gives images {tuple(images.shape)} and {len(labels)} labels: an item must be one image "
-                "(C, H, W) and its class, no recording (T, C, H, W)"
-            )
         x = as_input(images, model, info)
         finite.see("images", x)
         yield x, labels
