@@ -7,7 +7,6 @@ what it compares must not verify; of what is read, every number is finite.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import math
@@ -16,7 +15,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from spikevit.profiling.constants import load_constants
 from spikevit.report.run_files import read_run
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import build
+from tests.hostile.mutations import SCALARS, changed, flipped, scrambled
 
 SMALL = [
     *("data.image_size=8", "model.config.widths=[8,16,16]", "model.config.depths=[1,1,1]"),
@@ -40,24 +39,6 @@ SMALL = [
 ]
 CERTIFICATE, SECONDS = "best-certificate.json", 5.0
 NOT_COMPARED = ("versions", "files")
-RAW = [  # what JSON and YAML may hold besides plain values
-    *(
-        "NaN",
-        "Infinity",
-        "-Infinity",
-        "1e999",
-        "-1e999",
-        "9" * 5000,
-        "[" * 3000 + "]" * 3000,
-        '{"a":' * 500 + "1" + "}" * 500,
-    ),
-    *("&a [*a]", "*a", "!!python/object/apply:os.system [ls]", "!!binary aGk=", "2024-13-45", "? 1", "'", '"', "\x00"),
-]
-VALUES: list[Any] = [
-    *(None, True, False, 0, 1, -1, 7, 8000, 2**63, -(2**70), 10**30, 0.5, -0.0, 1e308, -1e308, 5e-324),
-    *("", "x", "nan", "inf", "-5", "=1+1", "[/b]", "\x1b[31m", "é\u202e", "x" * 100_000, "../../etc/passwd"),
-    *([], [[]], [1, 2], [None], {}, {"x": 1}, {"": {}}, list(range(2000))),
-]
 
 
 def make_run(where: Path) -> None:
@@ -96,76 +77,6 @@ def quiet():
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def damage_bytes(data: bytes, rng: random.Random) -> bytes:
-    """One to four bytes or pieces changed."""
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        at, end = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
-        kind = rng.randrange(6)
-        if kind == 0 and at < len(data):
-            data = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-        elif kind == 1:
-            data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
-        elif kind == 2:
-            data = data[:at]
-        elif kind == 3:
-            data = data[:at] + data[end:]
-        elif kind == 4:
-            data = data[:end] + data[at:end] + data[end:]
-        else:
-            data = data[:at] + rng.choice([r.encode() for r in RAW]) + data[at:]
-    return data
-
-
-def damage_tree(data: bytes, rng: random.Random, dump: Callable[[Any], str], load: Callable[[str], Any]) -> bytes:
-    """One to three values replaced, keys dropped, renamed, doubled, moved; entries of lists doubled or dropped."""
-    tree, raw, doubled = load(data.decode()), [], []
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = list(_places(tree))
-        holder, key = rng.choice(places)
-        kind, value = rng.randrange(8), copy.deepcopy(rng.choice(VALUES))
-        if kind == 0:
-            del holder[key]
-        elif kind == 1 and isinstance(holder, dict):
-            holder[rng.choice(("x", key + "s", key.upper(), "", "__class__", 5))] = holder.pop(key)
-        elif kind == 2 and isinstance(holder, list):
-            holder.insert(rng.randrange(len(holder) + 1), json.loads(json.dumps(holder[key])))
-        elif kind == 3:
-            other, there = rng.choice(places)
-            if there in (other if isinstance(other, dict) else range(len(other))):
-                value = json.loads(json.dumps(other[there], default=str))
-            holder[key] = value
-        elif kind == 4:
-            holder[key] = f"@{len(raw)}@"
-            raw.append(rng.choice(RAW))
-        elif kind == 5 and isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
-            holder[key] = rng.choice(
-                (holder[key] + 1, -holder[key], holder[key] * 1000, float(holder[key]), holder[key] + 1e-9)
-            )
-        elif kind == 6 and isinstance(holder, dict) and isinstance(key, str):
-            doubled.append((key, json.dumps(value)))
-        else:
-            holder[key] = value
-        if not list(_places(tree)):
-            break
-    text = dump(tree)
-    for key, value in doubled:
-        text = (
-            text.replace("{", "{" + f"{json.dumps(key)}: {value}, ", 1)
-            if "{" in text[:1]
-            else f"{key}: {value}\n{text}"
-        )
-    for i, words in enumerate(raw):
-        text = text.replace(f'"@{i}@"', words).replace(f"'@{i}@'", words)
-    return text.encode(errors="surrogatepass")
-
-
-def _places(tree: Any):
-    """Every value of a tree, as what holds it and its key there."""
-    for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
-        yield tree, key
-        yield from _places(tree[key])
-
-
 def damage_table(data: bytes, rng: random.Random) -> bytes:
     """Cells, rows and columns changed."""
     rows = [line.split(",") for line in data.decode().splitlines()]
@@ -173,7 +84,7 @@ def damage_table(data: bytes, rng: random.Random) -> bytes:
         row, column = rng.choice(rows), rng.randrange(len(rows[0]))
         kind = rng.randrange(7)
         if kind <= 1 and column < len(row):
-            row[column] = str(rng.choice([*VALUES[:30], *RAW[:9], "1,2", '"', "1e400", "-0.5", "nan", " 1 "]))
+            row[column] = str(rng.choice([*SCALARS, "1,2", '"', "1e400", "-0.5", " 1 "]))
         elif kind == 2:
             rows.remove(row)
         elif kind == 3:
@@ -190,14 +101,17 @@ def damage_table(data: bytes, rng: random.Random) -> bytes:
 
 
 def damaged(name: str, data: bytes, rng: random.Random) -> bytes:
-    """The file damaged in a way that fits its kind, or byte by byte."""
-    if rng.random() < 0.3:
-        return damage_bytes(data, rng)
+    """The file damaged in a way that fits its kind, as text, or byte by byte."""
+    way, text = rng.random(), data.decode()
+    if way < 0.15:
+        return flipped(data, rng)
+    if way < 0.35:
+        return scrambled(text, rng)
     if name.endswith(".csv"):
         return damage_table(data, rng)
     if name.endswith(".json"):
-        return damage_tree(data, rng, json.dumps, json.loads)
-    return damage_tree(data, rng, lambda tree: yaml.safe_dump(tree, default_flow_style=False), yaml.safe_load)
+        return json.dumps(changed(json.loads(text), rng), default=str).encode(errors="surrogatepass")
+    return yaml.safe_dump(changed(yaml.safe_load(text), rng)).encode(errors="surrogatepass")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

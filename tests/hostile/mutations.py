@@ -116,7 +116,7 @@ def scrambled(text: str, rng: random.Random) -> bytes:
 
 def flipped(content: bytes, rng: random.Random, most: int = 4) -> bytes:
     """Bytes of which a few bits are others, or of which an end or a piece is gone."""
-    found = bytearray(content)
+    found = bytearray(content or b"\0")
     way = rng.randrange(8)
     if way == 0:
         return bytes(found[: rng.randrange(len(found))])
