@@ -14,6 +14,7 @@ CAMPAIGNS = {  # what is damaged: where, and how many cases in full
     "recipes": ("recipes.campaign", 8000),
     "checkpoints": ("checkpoints.campaign", 5000),
     "originals": ("checkpoints.originals", 3000),
+    "resume files": ("resume_files.campaign", 1000),
     "images": ("images.campaign", 3000),
     "files of runs": ("files_of_runs.campaign", 2000),
 }
