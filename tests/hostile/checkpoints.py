@@ -6,6 +6,7 @@ import random
 import struct
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -51,15 +52,15 @@ def campaign(count: int, seed: int, failures: list | None = None) -> Counter[str
         for i, model in enumerate(models()):
             save_model(model, Path(folder, f"{i}"), data=INFO, recipe="model: {}", epoch=3, val_accuracy=0.5)
             contents.append(Path(folder, f"{i}").read_bytes())
-        cases = []
-        for i in range(count):
-            way, content = rng.randrange(3), rng.choice(contents)
-            made = (flipped, resigned, unsigned)[way](content, rng)
-            if way == 2:
-                made = with_other_tensors(content, rng, torch_rng)
-            path = Path(folder, f"damaged-{i}.safetensors")
-            cases.append(((way, i), lambda p=path, c=made, s=way != 1: read(p, c, s)))
-        return outcomes(cases, failures)
+
+        def cases() -> Iterator:
+            for i in range(count):
+                way, content = rng.randrange(4), rng.choice(contents)
+                made = with_other_tensors(content, rng, torch_rng) if way == 3 else DAMAGE[way](content, rng)
+                path = Path(folder, f"damaged-{i}.safetensors")
+                yield (way, i), lambda p=path, c=made, s=way != 1: read(p, c, s)
+
+        return outcomes(cases(), failures)
 
 
 def parts(content: bytes) -> tuple[dict, dict]:
@@ -78,7 +79,9 @@ def resigned(content: bytes, rng: random.Random) -> bytes:
 def unsigned(content: bytes, rng: random.Random) -> bytes:
     """As `resigned`, with the digest of before."""
     metadata, tensors = parts(content)
-    text = json.dumps(changed(json.loads(metadata["spikevit"]), rng), default=str)
+    text = metadata["spikevit"]
+    while text == metadata["spikevit"]:
+        text = json.dumps(changed(json.loads(text), rng), default=str)
     return save(tensors, {"spikevit": text, "sha256": metadata["sha256"]})
 
 
@@ -100,6 +103,9 @@ def with_other_tensors(content: bytes, rng: random.Random, torch_rng: torch.Gene
     elif way == len(others):
         tensors[name + "x"] = tensor
     return save(tensors, metadata)
+
+
+DAMAGE = (flipped, resigned, unsigned)
 
 
 def read(path: Path, content: bytes, signed: bool) -> str:
