@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
 from spikevit.schema import Checked, Count, NotNegative, Positive, Range, Share, fit, options, read
@@ -106,3 +107,25 @@ def test_options_of_a_function():
 def test_a_sequence_has_any_length(items):
     """As the masks of frozen time steps, by layer."""
     assert fit({"a": items}, Mapping[str, Sequence[int]] | None, "frozen") == {"a": tuple(items)}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "plain"),
+    [
+        (np.float32(0.5), float, 0.5),
+        (np.float64(2), float, 2.0),
+        (np.int64(3), int, 3),
+        (3, float, 3.0),
+        (10**400, int, 10**400),
+    ],
+)
+def test_numbers_of_numpy_become_pythons_own(value, kind, plain):
+    """As sweeps give them; JSON and YAML would not take them."""
+    found = fit(value, kind, "x")
+    assert found == plain and type(found) is kind
+
+
+@pytest.mark.parametrize("value", [np.float64(2), np.bool_(True), np.array([1]), 1.0, "1", True])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        fit(value, int, "x")

@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from inspect import get_annotations, signature
 from math import isfinite
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -113,10 +114,8 @@ def fit(value: Any, kind: Any, where: str) -> Any:
         raise unknown(where, value, args) if isinstance(value, str) else wrong(where, value, _described(kind))
     if isinstance(kind, type) and is_dataclass(kind):
         return value if isinstance(value, kind) else read(kind, value, where)
-    if kind is float and type(value) is int and abs(value) < 2**1023:
-        return float(value)
-    if kind is float and (type(value) is not float or not isfinite(value)):
-        raise wrong(where, value, WORDS[float])
+    if kind in (int, float):
+        return _number(value, kind, where)
     if (origin or kind) in (tuple, list, Sequence):
         if not isinstance(value, (list, tuple)):
             raise wrong(where, value, _described(kind))
@@ -126,7 +125,7 @@ def fit(value: Any, kind: Any, where: str) -> Any:
             raise wrong(where, value, "a mapping")
         names, values = args or (Any, Any)
         return {fit(k, names, f"key of {where}"): fit(v, values, f"{where}.{k}") for k, v in value.items()}
-    if kind in (int, str, bool) and type(value) is not kind:
+    if kind in (str, bool) and type(value) is not kind:
         raise wrong(where, value, WORDS[kind])
     return value
 
@@ -198,6 +197,18 @@ def _needed(f: Field) -> bool:
 def _dataclasses(kind: Any) -> list[Any]:
     """The dataclasses that a type names."""
     return [k for k in (kind, *get_args(kind)) if is_dataclass(k)]
+
+
+def _number(value: Any, kind: type, where: str) -> Any:
+    """A whole or finite number, of NumPy too, as Python's own; true and false are none."""
+    numbers = Integral if kind is int else Real
+    try:
+        found = kind(value) if isinstance(value, numbers) and not isinstance(value, bool) else None
+    except (OverflowError, ValueError):  # of 10^400
+        found = None
+    if found is None or (kind is float and not isfinite(found)):
+        raise wrong(where, value, WORDS[kind])
+    return found
 
 
 def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
