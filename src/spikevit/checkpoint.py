@@ -121,6 +121,11 @@ def read_about(path: str | Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
+def read_description(path: str | Path) -> Description:
+    """What a checkpoint says of its model, as `read_about` reads it."""
+    return _read(path)[1]
+
+
 def _read(path: str | Path) -> tuple[dict[str, Any], Description, str, str | None]:
     """What a checkpoint says, as a mapping, its own part checked, its text, and its digest."""
     from safetensors import SafetensorError, safe_open
@@ -138,13 +143,11 @@ def _read(path: str | Path) -> tuple[dict[str, Any], Description, str, str | Non
     about = parse_json(metadata[KEY], f"{path} does not say what model it holds")
     if isinstance(about, dict) and type(about.get("format")) is int and about["format"] > FORMAT:
         raise ValueError(f"{path} is of format {about['format']}, this version of spikevit reads up to {FORMAT}")
-    try:
+    with inside(f"{path} does not say what model it holds"):
         if not isinstance(about, dict):
             raise ValueError(f"it says {about!r}")
         description = read(Description, {name: about[name] for name in OWN if name in about})
         check_about(about, description)
-    except ValueError as error:
-        raise ValueError(f"{path} does not say what model it holds: {error}") from None
     return about, description, metadata[KEY], metadata.get(DIGEST)
 
 
@@ -235,7 +238,7 @@ def load_weights(
     Raises:
         ValueError: the checkpoint is of another model; names the fields, with both values, or the tensors that differ.
     """
-    _, description, text, sha = _read(path)
+    about, description, text, sha = _read(path)
     called = f"{path} holds {description.name or description.family}"
     family = type(model.base).__name__
     if family != description.family:
@@ -252,7 +255,7 @@ def load_weights(
         if not transfer and other.keys() <= set(FITS):
             hint = "; for a network that goes on with other classes, channels or sizes: transfer=True"
         raise ValueError(f"{called}, which differs from this model in {', '.join(other)} ({fields}){hint}")
-    fresh = fresh_tensors(model, path, classes) if transfer else []
+    fresh = _fresh(model, about, description, classes) if transfer else []
     tensors = _tensors(path, text, sha, model, f"{called}, whose tensors differ", fresh)
     state = {name: t for name, t in model.state_dict().items() if name in fresh}
     model.load_state_dict(state | tensors, assign=not keep_dtype)
@@ -266,6 +269,12 @@ def fresh_tensors(model: SpikingModel, path: str | Path, classes: Collection[str
     where `classes` are given and are not the checkpoint's.
     """
     about, description, _, _ = _read(path)
+    return _fresh(model, about, description, classes)
+
+
+def _fresh(
+    model: SpikingModel, about: Mapping[str, Any], description: Description, classes: Collection[str] | None
+) -> list[str]:
     theirs, ours = shapes(description.outline().state_dict()), shapes(model.state_dict())
     fresh = {name for name in ours if ours[name] != theirs.get(name)}
     known = (about.get("data") or {}).get("classes")
@@ -285,9 +294,7 @@ def config_differences(description: Description, model: SpikingModel) -> dict[st
     """Fields of the config in which a checkpoint and a model differ, with both values; "neuron.tau" is one."""
     config: Any = families()[description.family].config
     theirs, ours = (_flat(config_to_dict(c)) for c in (change_config(config, description.config), model.config))
-    return {
-        name: (theirs.get(name), ours.get(name)) for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)
-    }
+    return _differences(theirs, ours)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

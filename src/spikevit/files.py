@@ -41,7 +41,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """A text file, as UTF-8, whole or not at all."""
-    write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    write_atomically(path, text_writer(text))
 
 
 def text_writer(text: str) -> Callable[[Path], Any]:
@@ -53,8 +53,10 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
     """Writes several files that belong together: all of them under temporary names first, which then get their own.
 
     Several keep their temporary names beside their own until the last one has its own: where the process is killed
-    before, `refuse_existing` knows by these that the set is not whole.
+    before, `refuse_existing` knows by these that the set is not whole. Of no files, it does nothing.
     """
+    if not files:
+        return
     paths = {Path(path): write for path, write in files.items()}
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths}
     linked: list[Path] = []

@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
         files[args.plot] = writer(picture(found), Path(args.plot))
     if args.maps:
         files[args.maps] = writer(_maps(model, data, split), Path(args.maps))
-    if files:
-        write_together(files)
+    write_together(files)
     note = chosen_on(data, split)
     if args.json:
         answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}

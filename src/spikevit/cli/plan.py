@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
         files[args.out] = model_writer(planned, **{key: about[key] for key in ("data", "recipe") if key in about})
     if args.plot:
         files[args.plot] = writer(picture(found), Path(args.plot))
-    if files:
-        write_together(files)
+    write_together(files)
     before, after = (score.accuracy for score in scores)
     if args.json:
         accuracy = {"before": before, "after": after, "split": split, "images": scores[0].total}

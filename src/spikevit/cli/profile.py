@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
     report = profile(source.model, source.batches(), constants=constants)
     text = json.dumps(report.to_dict() | {"data": source.about}, indent=2) + "\n"
     files = {path: text_writer(t) for path, t in ((to_file, text), (args.csv, report.to_csv())) if path}
-    if files:
-        write_together(files)
+    write_together(files)
     if args.json == "-":
         print(text, end="")
     else:

@@ -210,10 +210,10 @@ class Plan:
 
     def plot(self, path: str | Path) -> Path:
         """Draws the front to an .svg or .png: spikes against error, T as colour, before and after marked."""
-        from spikevit.report.figure import check_path, save
+        from spikevit.report.figure import save
         from spikevit.report.plan_plot import picture
 
-        return save(picture(self), check_path(Path(path)))
+        return save(picture(self), Path(path))
 
     def __rich__(self):
         from spikevit.report.terminal import plan

@@ -93,9 +93,9 @@ class Curve:
     def plot(self, path: str | Path) -> Path:
         """Draws the curve as .svg or .png."""
         from spikevit.report.curve_plot import picture
-        from spikevit.report.figure import check_path, save
+        from spikevit.report.figure import save
 
-        return save(picture(self), check_path(Path(path)))
+        return save(picture(self), Path(path))
 
     def __rich__(self):
         from spikevit.report.curve_plot import table

@@ -11,13 +11,13 @@ from torch import Tensor
 from spikevit.adaptive import add_halting, allocate_time_steps, ann_twin, set_thresholds, start_from_ann
 from spikevit.adaptive.adapted import require_time
 from spikevit.checkpoint import (
-    OWN,
     Description,
     config_differences,
     fresh_tensors,
     load_model,
     load_weights,
     read_about,
+    read_description,
 )
 from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, DataInfo, normalise
@@ -26,7 +26,6 @@ from spikevit.data.load import load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
-from spikevit.schema import read
 from spikevit.training.recipe import ModelRecipe, Recipe
 
 MOST_WEIGHTS = 2**30  # of a model in training: 16 GiB with gradients and AdamW's two averages, in float32
@@ -109,7 +108,7 @@ def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, sa
     With grid_bits in the recipe and none in the checkpoint it is then quantised (exact mode).
     """
     m = recipe.model
-    about, saved = _described(path)
+    about, saved = read_about(path), read_description(path)
     _refuse_other_model(m, path, saved)
     if not m.transfer:
         _refuse_other_data(f"model.start={path}", about, saved, fits, info)
@@ -138,11 +137,6 @@ def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, sa
     quantised = quantise(model, bits).train()
     quantised.name = m.name
     return quantised
-
-
-def _described(path: str) -> tuple[dict[str, Any], Description]:
-    about = read_about(path)
-    return about, read(Description, {name: about[name] for name in OWN if name in about}, path)
 
 
 def _refuse_other_model(m: ModelRecipe, path: str, saved: Description) -> None:
@@ -184,7 +178,7 @@ def _few(names: Sequence[str], most: int = 6) -> str:
 
 def _refuse_no_twin(path: str, model: SpikingModel, info: DataInfo) -> None:
     """Refuses an ANN that is not the model with ReLU and one time step; of its neurons nothing but the kind counts."""
-    about, saved = _described(path)
+    about, saved = read_about(path), read_description(path)
     with torch.device("meta"):
         twin = ann_twin(model)
     if saved.family != type(twin.base).__name__:

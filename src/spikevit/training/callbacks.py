@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spikevit import checkpoint
+from spikevit import errors
 from spikevit.checkpoint import save_model
 from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
@@ -70,7 +70,7 @@ def refuse_non_finite(trainer: Any, module: Any, row: dict[str, Any]) -> None:
         raise NonFiniteLoss(f"{epoch} the scale of the loss is {scaler.get_scale()}: gradients overflow at every step")
     optimizers = {f"optimizer {i}": optimizer.state_dict() for i, optimizer in enumerate(trainer.optimizers)}
     try:
-        checkpoint.refuse_non_finite(tensors_of(module.state_dict() | optimizers), epoch)
+        errors.refuse_non_finite(tensors_of(module.state_dict() | optimizers), epoch)
     except ValueError as error:
         raise NonFiniteLoss(str(error)) from None
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from spikevit.checkpoint import Description, refuse_non_finite
+from spikevit.checkpoint import Description
 from spikevit.data import DataInfo
 from spikevit.data.folder import own_parts
+from spikevit.errors import refuse_non_finite
 from spikevit.files import check_zip, parse_json, regular_file, write_atomically
 from spikevit.schema import Checked, Natural, fit, read
 from spikevit.training.backend import pl
