@@ -47,6 +47,7 @@ def evaluate(
     Raises:
         ValueError: weights, images, membrane currents or logits that are not finite; images that are no (C, H, W).
     """
+    model.require_classes("evaluation")
     right, total, work = 0, 0, 0.0
     loader = in_order(dataset, batch_size, workers)
     with evaluating(model), refuse_non_finite(model) as finite:
@@ -70,6 +71,7 @@ def logits_per_step(
     Raises:
         ValueError: as `evaluate`.
     """
+    model.require_classes("evaluation")
     found = []
     with evaluating(model), refuse_non_finite(model) as finite:
         for x, labels in inputs(in_order(dataset, batch_size), model, info, finite):
