@@ -198,7 +198,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpikingM
         device: where it goes: "cpu", "cuda", "cuda:1", a torch.device, or "auto", which is a GPU where there is one.
 
     Raises:
-        ValueError: no such device; no such file, a truncated or changed one, not a checkpoint of spikevit, weights that are not finite.
+        ValueError: no such device; no such file, a truncated or changed one, not a checkpoint of spikevit, weights that
+            are not finite; a model of a module that was not imported, which it names.
     """
     there = find_device(device)
     _, description, text, sha = _read(path)

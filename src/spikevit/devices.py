@@ -6,7 +6,9 @@ import torch
 
 
 def find_device(device: str | torch.device, called: str = "device=") -> torch.device:
-    """A device that is here; "auto" is a CUDA GPU where there is one, else the CPU. called: what stands before it in errors.
+    """A device that is here; "auto" is a CUDA GPU where there is one, else the CPU.
+
+    called: what stands before the device in errors.
 
     Raises:
         ValueError: there is no such device here: names those that are.

@@ -171,7 +171,7 @@ class EarlyExit(Adapted):
         return torch.cat([logits for _, logits in parts])[back], taken
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, classes) at each image's exit, found from the features of all steps; as `forward` but for rounding.
+        """Logits (B, classes) at each image's exit, from the features of all steps; as `forward` but for rounding.
 
         With pre_logits, the mean (B, D) of what the head sees at the steps up to the exit.
         """

@@ -264,8 +264,8 @@ class Halting(Adapted):
         """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
         if self.training and self.parts.config.drop_path_rate:
             raise ValueError(
-                f"drop_path_rate={self.parts.config.drop_path_rate} does not combine with training of halting: a branch "
-                "that is dropped would decide which tokens halt; take drop_path_rate=0"
+                f"drop_path_rate={self.parts.config.drop_path_rate} does not combine with training of halting: "
+                "a branch that is dropped would decide which tokens halt; take drop_path_rate=0"
             )
         if self.masked and self.training:
             raise ValueError("masked=True is for evaluation: in training batch norm must not see tokens that halted")

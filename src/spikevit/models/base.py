@@ -58,7 +58,7 @@ def make_head(width: int, num_classes: int) -> nn.Module:
 class SpikingModel(nn.Module):
     """A classifier of images (B, C, H, W), shown at every one of T steps, or of frames (T, B, C, H, W).
 
-    A network is `features` (tokens), `readout` (their mean) and `head`, which is `make_head(num_features, num_classes)`.
+    A network is `features` (tokens), `readout` (their mean) and `head`, made by `make_head(num_features, num_classes)`.
 
     Traits: `time_axis` (has a common axis of time steps), `streaming` (offers `step`) and `shares_stem` (the first
     convolution of a still image runs once for all steps); `stride` is how many pixels a final token spans in height
@@ -235,15 +235,13 @@ class SpikingModel(nn.Module):
             if len(v) != len(images):
                 raise ValueError(f"state is of {len(v)} images, there are {len(images)}: state[keep] goes on with some")
         stream = Stream(state, self)
-        maps = self.maps(images[None])
         with explaining(self, images):
-            logits = dense(self.logits(maps, stream))[0]
+            logits = dense(self.logits(images[None].permute(0, 1, 3, 4, 2), stream))[0]
         return logits, stream.state()
 
     def maps(self, images: Tensor) -> Tensor:
         """Images as maps (T, B, H, W, C): a still image is a view, repeated over time with stride 0."""
         check_images(self, images)
-        self._check_size(*images.shape[-2:])
         if images.dim() == 4:
             images = images.expand(self.config.time_steps if self.time_axis else 1, *images.shape)
         return images.permute(0, 1, 3, 4, 2)

@@ -50,6 +50,7 @@ def check_images(model: SpikingModel, images: Any) -> None:
             f"images must be floating point, normalised as in training; got {images.dtype}: "
             "spikevit.data.normalise(images, info) makes them so"
         )
+    model._check_size(*shape[-2:])
     if len(shape) == 4:
         return
     if not model.time_axis:

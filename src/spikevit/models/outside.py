@@ -1,4 +1,4 @@
-"""Models that are not of this package: modules that are named to be imported, and entry points of installed packages."""
+"""Models that are not of this package: modules that are named to be imported, and entry points of plugins."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def refuse_text(neuron: Any) -> None:
     if isinstance(neuron, str):
         kind = neuron if neuron in KINDS else "lif"
         raise ValueError(
-            f'neuron={neuron!r} must be a NeuronConfig or a mapping of its fields, such as neuron={{"kind": "{kind}"}}; '
+            f"neuron={neuron!r} must be a NeuronConfig or a mapping of its fields, such as "
+            f'neuron={{"kind": "{kind}"}}; '
             f"kinds: {', '.join(KINDS)}"
         )
 
