@@ -19,7 +19,8 @@ def test_rates_are_linear_in_depth():
     """timm: linspace(0, rate, depth)."""
     assert drop_rates(0.3, [4]) == [pytest.approx([0.0, 0.1, 0.2, 0.3])]
     stages = drop_rates(0.4, (1, 1, 3))
-    assert [len(stage) for stage in stages] == [1, 1, 3] and sum(stages, []) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert [len(stage) for stage in stages] == [1, 1, 3]
+    assert [*stages[0], *stages[1], *stages[2]] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert drop_rates(0.4, [1]) == [[0.0]]
 
 

@@ -81,23 +81,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}
         answer |= {"work": score.work, "work_unit": model.work_unit} | ({"note": note} if note else {})
-<<<<<<< HEAD
         if args.time_steps is not None:
             answer |= {"time_steps": args.time_steps, "trained_time_steps": trained}
-=======
         answer |= {"chance": score.chance, "at_chance": score.at_chance, "silence": score.silence}
->>>>>>> main
         print(json.dumps(answer | ({"curve": found.to_dict()} if found else {})))
         return 0
     shown = console()
     line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of {data.info.name} right"
     shown.print(line + _work(model, score.work), soft_wrap=True)
-<<<<<<< HEAD
     if args.time_steps is not None:
         shown.print(f"Run with {args.time_steps} time steps; it was trained with {trained}.", soft_wrap=True)
-=======
     shown.print(alarms(score.at_chance, score.silence), end="")
->>>>>>> main
     if note:
         shown.print(note, soft_wrap=True)
     steps = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]

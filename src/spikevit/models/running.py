@@ -62,6 +62,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def batches_of(images: Tensor | Iterable[Any]) -> Iterable[Any]:
+    """One batch as batches; an array or a picture is refused before it is taken for several."""
+    if isinstance(images, Tensor):
+        return [images]
+    if not isinstance(images, Iterable) or type(images).__module__.startswith(("numpy", "PIL")):
+        raise no_tensor(images)
+    return images
+
+
 def inputs_of(model: nn.Module, images: Tensor | Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """All arguments of the model, batch by batch.
 
@@ -74,9 +83,7 @@ def inputs_of(model: nn.Module, images: Tensor | Iterable[Any]) -> Iterator[tupl
         ValueError: a batch without images; labels of other images; arguments that the model does not take.
     """
     ours = zoo_model(model)
-    if not isinstance(images, (Tensor, Iterable)) or type(images).__module__.startswith(("numpy", "PIL")):
-        raise no_tensor(images)
-    for i, batch in enumerate([images] if isinstance(images, Tensor) else images):
+    for i, batch in enumerate(batches_of(images)):
         inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
         if inputs and not isinstance(inputs[0], Tensor):
             raise no_tensor(inputs[0])
