@@ -52,12 +52,12 @@ def test_no_tensors(way):
     picture = Image.new("RGB", (16, 16))
     refused(way, picture, r"images must be a tensor; got PIL.Image.Image \(16, 16\): .*permute\(2, 0, 1\)\[None\]")
     if way not in LOOKING:  # there a list is of batches
-        refused(way, [X[0], X[1]], r"images must be a tensor; got builtins.list of 2: torch.stack\(images\) makes")
-        refused(way, None, r"images must be a tensor; got builtins.NoneType: images are \(B, C, H, W\)")
+        refused(way, [X[0], X[1]], r"images must be a tensor; got list of 2: torch.stack\(images\) makes")
+        refused(way, None, r"images must be a tensor; got NoneType: images are \(B, C, H, W\)")
     else:
         refused(way, [array], r"images must be a tensor; got numpy.ndarray \(2, 3, 16, 16\)")
         refused(way, [picture], "images must be a tensor; got PIL.Image.Image")
-        refused(way, 3, "images must be a tensor; got builtins.int")
+        refused(way, 3, "images must be a tensor; got int")
 
 
 def test_what_is_advised_works():

@@ -47,5 +47,5 @@ def test_verdicts():
 def test_wrong_words():
     with pytest.raises(ValueError, match="unknown rule 'accumulate'; did you mean accumulate-only"):
         spikevit.check(firing(), images(), "accumulate")
-    with pytest.raises(ValueError, match="images must be a tensor; got builtins.NoneType"):
+    with pytest.raises(ValueError, match="images must be a tensor; got NoneType"):
         spikevit.check(firing(), None)

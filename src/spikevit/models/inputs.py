@@ -69,8 +69,9 @@ def no_tensor(images: Any) -> ValueError:
     package = kind.__module__.partition(".")[0]
     size = getattr(images, "shape", None) or getattr(images, "size", None)  # of an array, of a picture
     size = f" of {len(images)}" if isinstance(images, (list, tuple)) else f" {size}" if isinstance(size, tuple) else ""
-    how = TO_TENSOR.get((package, kind.__name__)) or TO_TENSOR.get((package, ""), f"{ORDER}")
-    return ValueError(f"images must be a tensor; got {kind.__module__}.{kind.__name__}{size}: {how}")
+    how = TO_TENSOR.get((package, kind.__name__)) or TO_TENSOR.get((package, ""), ORDER)
+    called = kind.__name__ if package == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return ValueError(f"images must be a tensor; got {called}{size}: {how}")
 
 
 def explaining(model: SpikingModel, images: Tensor) -> AbstractContextManager[None]:
