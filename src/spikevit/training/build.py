@@ -26,6 +26,7 @@ from spikevit.data.load import load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
+from spikevit.training.freeze import freeze_, keep_frozen_, learning
 from spikevit.training.recipe import ModelRecipe, Recipe
 
 MOST_WEIGHTS = 2**30  # of a model in training: 16 GiB with gradients and AdamW's two averages, in float32
@@ -37,8 +38,10 @@ def build(
 ) -> tuple[SpikingModel, Data]:
     """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other.
 
+    What the recipe freezes is in evaluation mode, the rest in that of training.
+
     was: what the model is, of a run that goes on; its weights come later. say: is called with a line for each thing
-    that the recipe changes in the checkpoint it starts from.
+    that the recipe changes in the checkpoint it starts from, and for how much of the model learns.
     """
     m = recipe.model
     if data is None and recipe.data_given:
@@ -56,7 +59,12 @@ def build(
         set_backend(model, m.backend)
     if recipe.early_exit:
         require_time(model, "early exit")  # now, not after training
-    return model.train(), data
+    model.train()
+    if m.freeze:
+        keep_frozen_(freeze_(model, m.freeze))
+        fresh = "" if m.start or m.ann else "; what does not, stays as it was drawn: there is no model.start"
+        say(f"model.freeze: {learning(model)}{fresh}")
+    return model, data
 
 
 def _fresh(recipe: Recipe, fits: dict[str, Any], data: Data, say: Say) -> SpikingModel:

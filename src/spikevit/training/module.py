@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
-from spikevit.neurons import TimeGate
 from spikevit.profiling.finite import refuse_non_finite
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
+from spikevit.training.optimizer import make_optimizer
 from spikevit.training.recipe import Recipe, ScheduleRecipe
 
 
@@ -55,6 +55,7 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.train_set = train_set(recipe, data)
+        make_optimizer(recipe, model)  # whether it can be made, now and not when training starts
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
         self.began = False
@@ -130,21 +131,12 @@ class Classifier(pl.LightningModule):
         self.log_dict(self.validated)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
-        o, steps = self.recipe.optimizer, self.recipe.time_steps
-        scores = [p for m in self.model.modules() if isinstance(m, TimeGate) for p in m.parameters()]
-        apart = set(map(id, scores))
-        parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in apart]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": o.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        if steps and scores:
-            groups.append({"params": scores, "weight_decay": 0.0, "lr": steps.lr})
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        """The optimiser of `make_optimizer`; the schedule moves every step."""
+        lr = self.recipe.optimizer.lr
+        optimizer = make_optimizer(self.recipe, self.model)
         # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
         per_epoch = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
-        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, o.lr, self.recipe.schedule) / o.lr)
+        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, lr, self.recipe.schedule) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:

@@ -18,11 +18,12 @@ from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import parse_yaml, read_text
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
+from spikevit.training.optimizer import TIMM, chosen
 
 Beta = Annotated[float, Range(least=0, below=1)]
 FREE = (  # what may change while a run is interrupted: where files lie, and what computes the same
     *("data.root", "data.workers", "model.start", "model.ann", "model.backend"),
-    *("trainer.accelerator", "trainer.strategy"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.wandb"),
 )
 
 
@@ -34,6 +35,8 @@ class ModelRecipe(Checked):
     which is said. With config.grid_bits it is quantised first (exact mode). transfer: the data may have other classes,
     channels or sizes than the checkpoint's; what depends on these then starts with new weights.
     ann: a checkpoint of its twin with neurons of kind "relu" to take weights and thresholds from.
+    freeze: shell patterns of modules that do not learn, such as [patch_embed*, blocks.0]: neither their parameters nor
+    their batch-norm statistics move. "all_but_head" leaves the head alone to learn (a linear probe).
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
@@ -44,6 +47,7 @@ class ModelRecipe(Checked):
     backend: str | None = None
     time_steps: Count | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    freeze: Literal["all_but_head"] | list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,11 +72,25 @@ class DataRecipe(DataSource):
 
 @dataclass
 class OptimizerRecipe(Checked):
-    """AdamW. lr: peak learning rate; weight_decay: of weight matrices and kernels, not of biases and norms."""
+    """name: of torch.optim in lower case, or timm:NAME where timm is installed. lr: peak learning rate.
+
+    weight_decay: of weight matrices and kernels, not of biases and norms; what it means is the optimiser's own matter
+    (AdamW: apart from the gradient; Adam, SGD: added to it). betas: where the optimiser has them. layer_decay: the
+    learning rate of layer l is lr · layer_decay^(L − l), from the stem, l = 0, to the head, L. options: more arguments
+    of the optimiser, such as {momentum: 0.9} of sgd.
+    """
 
     lr: Positive = 1e-3
     weight_decay: NotNegative = 0.05
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    name: str = "adamw"
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name.startswith(TIMM):  # timm may be missing where a recipe is only read
+            chosen(self)
 
 
 @dataclass
@@ -151,6 +169,8 @@ class TrainerRecipe(Checked):
 
     accumulate: batches summed up before a step. clip_norm: largest gradient norm. seed: decides weights, order and
     augmentation. sync_bn: batch statistics over all processes (GPUs). deterministic: refuse operators that are not.
+    fast_dev_run: true or a number of batches: trains and validates on so many, says what an epoch would take, and
+    writes nothing. wandb: project of Weights & Biases to log to, None for none.
     """
 
     accelerator: str = "auto"
@@ -163,6 +183,8 @@ class TrainerRecipe(Checked):
     seed: Annotated[int, Range(least=0, below=2**32)] = 0
     sync_bn: bool = False
     deterministic: bool = False
+    fast_dev_run: bool | Count = False
+    wandb: str | None = None
 
 
 @dataclass
