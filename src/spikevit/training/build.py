@@ -26,6 +26,7 @@ from spikevit.data.load import load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
+from spikevit.schema import wrong
 from spikevit.training.freeze import freeze_, keep_frozen_, learning
 from spikevit.training.recipe import ModelRecipe, Recipe
 
@@ -46,6 +47,8 @@ def build(
     m = recipe.model
     if data is None and recipe.data_given:
         raise ValueError("this run was given its data in Python (data_given): go on with train(directory, data=…)")
+    if data is not None and recipe.data.limit is not None:
+        raise wrong("data.limit", recipe.data.limit, "left out where data are given: give a part of them")
     data = load_source(vars(recipe.data)) if data is None else data
     fits: dict[str, Any] = {
         "num_classes": data.info.num_classes,

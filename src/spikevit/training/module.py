@@ -72,8 +72,12 @@ class Classifier(pl.LightningModule):
         return cast(SpikingModel, self.average.module) if self.average is not None else self.model
 
     def on_train_start(self) -> None:
-        """Whatever the run goes on from has been read."""
+        """Whatever the run goes on from has been read; its learning rate is that of this recipe's schedule."""
         self.began = True
+        scheduler = cast(Any, self.lr_schedulers())
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, lr, factor in rates:
+            group["lr"] = lr * factor(scheduler.last_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from spikevit.data.config import AugmentConfig
 from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import parse_yaml, read_text
+from spikevit.recipes import recipe_text, shipped_recipes
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
 from spikevit.training.optimizer import TIMM, chosen
 
@@ -232,16 +232,9 @@ class Recipe(Checked):
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Fields in which another recipe would give other results, by name, with both values."""
-        ours, theirs = (dict(_leaves(parse_yaml(recipe.to_yaml(), "recipe"))) for recipe in (self, other))
+        ours, theirs = (dict(leaves(parse_yaml(recipe.to_yaml(), "recipe"))) for recipe in (self, other))
         names = [name for name in {**ours, **theirs} if name not in FREE]
         return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(
-        p.name.removesuffix(".yaml") for p in resources.files("spikevit.recipes").iterdir() if p.name.endswith(".yaml")
-    )
 
 
 def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -255,10 +248,8 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise ValueError(f"there is no recipe file {path}; shipped recipes: {', '.join(shipped_recipes())}")
         text = read_text(path, "a recipe")
-    elif str(source) in shipped_recipes():
-        text = resources.files("spikevit.recipes").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
-        raise unknown("recipe", str(source), shipped_recipes())
+        text = recipe_text(str(source))
     return parse_recipe(text, f"recipe {source}", changes)
 
 
@@ -278,11 +269,11 @@ def parse_recipe(text: str, called: str, changes: Sequence[str] = ()) -> Recipe:
     return read(Recipe, plain)
 
 
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every plain value of nested mappings by its path."""
     for key, value in plain.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value or None if isinstance(value, dict) else value
 
