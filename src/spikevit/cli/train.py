@@ -9,17 +9,17 @@ from typing import Any
 
 from spikevit.recipes import shipped_recipes
 
-EXAMPLE = f"""examples:
+EXAMPLE = f"""recipes (more of them: spikevit recipes):
+{fill(", ".join(shipped_recipes()), 78, initial_indent="  ", subsequent_indent="  ")}
+
+examples:
   spikevit train digits
   spikevit train digits optimizer.lr=0.002 schedule.epochs=60 --out runs/longer
-  spikevit train digits trainer.fast_dev_run=true            does it work, and how long would it take
-  spikevit train digits optimizer.lr=1e-3,5e-3 trainer.seed=0,1      a run for each combination, and a comparison
+  spikevit train digits trainer.fast_dev_run=true                 does it work, and how long will it take
+  spikevit train digits optimizer.lr=1e-3,5e-3 trainer.seed=0,1   a run for each, and a comparison
   spikevit train my_recipe.yaml trainer.devices=2
   spikevit train --resume runs/longer
-  spikevit train --resume runs/longer schedule.epochs=90     goes on to more epochs
-
-recipes (more of them: spikevit recipes):
-{fill(", ".join(shipped_recipes()), 78, initial_indent="  ", subsequent_indent="  ")}"""
+  spikevit train --resume runs/longer schedule.epochs=90          goes on, longer than it was to"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

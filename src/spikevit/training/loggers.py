@@ -46,10 +46,10 @@ class Logged(pl.Callback):
     def __init__(self, recipe: str):
         self.recipe = recipe
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Before the first step."""
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Before Lightning saves what loggers know of the run."""
         for logger in trainer.loggers if trainer.is_global_zero else ():
             logger.log_hyperparams(dict(leaves(parse_yaml(self.recipe, "the recipe"))))
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 lines = "\n".join(f"    {line}" for line in self.recipe.splitlines())  # as code
-                logger.experiment.add_text("recipe", lines, trainer.global_step)
+                logger.experiment.add_text("recipe", lines)
