@@ -57,8 +57,10 @@ def chosen(o: OptimizerRecipe) -> Callable[..., torch.optim.Optimizer]:
     elif o.betas != type(o).betas:
         raise wrong("optimizer.betas", o.betas, f"left out: {o.name} has none")
     make = partial(kind, lr=o.lr, weight_decay=o.weight_decay, **given)
-    with inside(f"optimizer.name={o.name} refuses what it is given"):
+    try:
         make([nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer.name={o.name} refuses what it is given: {error}") from None
     return make
 
 
