@@ -84,7 +84,10 @@ def test_options_reach_it(made):
             ["name=sgd", "options.nesterov=true"],
             "optimizer.name=sgd refuses what it is given: Nesterov momentum requires",
         ),
-        (["options={fused: true, foreach: true}"], "optimizer.name=adamw refuses what it is given: `fused` and `foreach`"),
+        (
+            ["options={fused: true, foreach: true}"],
+            "optimizer.name=adamw refuses what it is given: `fused` and `foreach`",
+        ),
         (["name=sgd", "options.lr=1"], "optimizer.options.lr=1: set optimizer.lr instead"),
         (["name=sgd", "betas=[0.8, 0.9]"], "optimizer.betas=(0.8, 0.9) must be left out: sgd has none"),
         (["options=3"], "optimizer.options=3 must be a mapping"),

@@ -147,7 +147,8 @@ def free_directory(recipe: str) -> str:
 
 def show(results: dict[str, Any], directory: str) -> None:
     """The accuracy and the commands to try next."""
-    from spikevit.report.terminal import console
+    from spikevit.profiling.health import at_chance
+    from spikevit.report.terminal import alarms, console
 
     out = console()
     model = f"{directory}/{results['checkpoint']['file']}"
@@ -165,6 +166,7 @@ def show(results: dict[str, Any], directory: str) -> None:
     )
     if results.get("limited"):
         out.print(f"data.limit={results['limited']}: `spikevit eval` tests on all images.")
+    out.print(alarms(at_chance(results["right"], results["total"], results["chance"]), results["silence"]), end="")
     if results["split"] == "val":
         out.print(
             "There are no test images: best epoch, threshold and this accuracy come from the same validation images."

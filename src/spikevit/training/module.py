@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sized
 from contextlib import nullcontext
 from typing import Any, cast
@@ -17,12 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
+from spikevit.models.running import evaluating
+from spikevit.profiling.calibrate import re_estimate
 from spikevit.profiling.finite import refuse_non_finite
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
 from spikevit.training.optimizer import make_optimizer
 from spikevit.training.recipe import Recipe, ScheduleRecipe
+
+RE_ESTIMATED = 8  # batches, of which statistics are made before validation
 
 
 class NonFiniteLoss(RuntimeError):
@@ -59,6 +64,8 @@ class Classifier(pl.LightningModule):
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
         self.began = False
+        self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=RE_ESTIMATED)  # batches of this epoch
+        self.modes: dict[str, bool] = {}  # which modules train, by name
         self.augment = Augment(recipe.augmentation, data.info)
         self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
         self.average: AveragedModel | None = None
@@ -81,17 +88,25 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
-        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
-        torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
-        images, targets = self.augment(*batch, epoch=self.current_epoch)
+        if not batch_idx:
+            self.modes = {name: module.training for name, module in self.model.named_modules()}
+        self.newest.append((batch, batch_idx))
+        images, targets = self._augmented(batch, batch_idx)
         with self.budget or nullcontext():
-            loss, _ = self.model.loss(images.to(self.dtype), targets, self.recipe.regularisation.label_smoothing)
+            loss, _ = self.model.loss(images, targets, self.recipe.regularisation.label_smoothing)
         if self.budget:
             loss = loss + self.budget.penalty(self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}")
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
+
+    def _augmented(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of a batch, the same whenever it is asked for."""
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
+        images, targets = self.augment.train()(*batch, epoch=self.current_epoch)
+        return images.to(self.dtype), targets
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuses a step with gradients that are not finite, but where a scaler (16-mixed) leaves such steps out."""
@@ -106,6 +121,29 @@ class Classifier(pl.LightningModule):
         """Moves the average, once per step of the optimiser."""
         if self.average is not None and int(self.average.n_averaged) < self.global_step:
             self.average.update_parameters(self.model)
+
+    def on_validation_start(self) -> None:
+        """Statistics of batch norm are those of the weights that are validated and saved, on the epoch's last batches.
+
+        Of several processes they are the mean.
+        """
+        batches = list(self.newest)
+        self.newest.clear()
+        if not batches:
+            return
+        with evaluating(self.trained), self.trainer.precision_plugin.forward_context():
+            for name, module in self.trained.named_modules():
+                module.training = self.modes.get(name, False)
+            try:
+                with refuse_non_finite(self.trained):
+                    re_estimate(self.trained, (self._augmented(*batch)[0] for batch in batches))
+            except ValueError as error:
+                raise NonFiniteLoss(f"after epoch {self.current_epoch + 1}: {error}") from None
+        self.augment.eval()
+        if self.trainer.world_size > 1:
+            for name, statistic in self.trained.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    statistic.copy_(self.trainer.strategy.reduce(statistic, reduce_op="mean"))
 
     def on_validation_epoch_start(self) -> None:
         """Nothing is counted yet."""
@@ -145,6 +183,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """The order of the images is that of this epoch."""
+        self.newest.clear()
         self._batches.set_epoch(self.current_epoch)
 
     def train_dataloader(self) -> DataLoader:
