@@ -170,9 +170,12 @@ def test_words(tmp_path, monkeypatch, words, epochs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optimizer.lr=0.1"], "changes (optimizer.lr=0.1) or --out; of a single run schedule.epochs=N alone may be"),
+        (
+            ["optimizer.lr=0.1"],
+            "without another recipe or changes: optimizer.lr=0.1. Only a single run may go on longer, with schedule",
+        ),
         (["schedule.epochs=9", "optimizer.lr=0.1"], "model.start=RUN/last.safetensors"),
-        (["digits"], "without another recipe, changes (digits) or --out"),
+        (["digits"], "without another recipe or changes: digits."),
         (["--out", "other"], "--resume goes on in the directory of the run: without --out other"),
         (["schedule.epochs=many"], "schedule.epochs='many' must be a whole number of at least 1"),
         (["schedule.epochs=0"], "schedule.epochs=0 must be a whole number of at least 1"),

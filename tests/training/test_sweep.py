@@ -99,7 +99,7 @@ def test_a_sweep(tmp_path, capsys, monkeypatch):
     assert main(words) == 2
     assert f"{directory} is not empty; take another directory, or go on with" in capsys.readouterr().err
     assert main(["train", "--resume", str(directory), "schedule.epochs=3"]) == 2
-    assert "of a single run schedule.epochs=N alone" in capsys.readouterr().err
+    assert "Only a single run may go on longer" in capsys.readouterr().err
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path, capsys, monkeypatch):

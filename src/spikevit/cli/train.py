@@ -72,11 +72,11 @@ def epochs_of(args: argparse.Namespace) -> int | None:
     words = [*([args.recipe] if args.recipe else []), *args.changes]
     for word in words:
         key, _, value = word.partition("=")
-        if key != "schedule.epochs" or args.out or is_sweep(args.resume):
+        if key != "schedule.epochs" or is_sweep(args.resume):
             raise ValueError(
-                f"--resume goes on as the run's own recipe says: without another recipe, changes ({word}) or --out; of "
-                "a single run schedule.epochs=N alone may be given, to go on longer. Another recipe is another run, "
-                f"which starts from the weights of this one with model.start={args.resume}/last.safetensors"
+                f"--resume goes on as the run's own recipe says, without another recipe or changes: {word}. Only a "
+                "single run may go on longer, with schedule.epochs=N. With another recipe it is another run, which "
+                f"starts from the weights of this one with model.start={args.resume}/last.safetensors"
             )
         epochs = fit(parse_yaml(value, f"{word!r}: the value is not valid YAML"), Count, key)
     if args.out:
