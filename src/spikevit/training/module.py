@@ -19,12 +19,12 @@ from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
 from spikevit.models.running import evaluating
-from spikevit.neurons import TimeGate
 from spikevit.profiling.calibrate import re_estimate
 from spikevit.profiling.finite import refuse_non_finite
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
+from spikevit.training.optimizer import make_optimizer
 from spikevit.training.recipe import Recipe, ScheduleRecipe
 
 RE_ESTIMATED = 8  # batches, of which statistics are made before validation
@@ -60,6 +60,7 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.train_set = train_set(recipe, data)
+        make_optimizer(recipe, model)  # whether it can be made, now and not when training starts
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
         self.began = False
@@ -78,8 +79,12 @@ class Classifier(pl.LightningModule):
         return cast(SpikingModel, self.average.module) if self.average is not None else self.model
 
     def on_train_start(self) -> None:
-        """Whatever the run goes on from has been read."""
+        """Whatever the run goes on from has been read; its learning rate is that of this recipe's schedule."""
         self.began = True
+        scheduler = cast(Any, self.lr_schedulers())
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, lr, factor in rates:
+            group["lr"] = lr * factor(scheduler.last_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
@@ -168,21 +173,12 @@ class Classifier(pl.LightningModule):
         self.log_dict(self.validated)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
-        o, steps = self.recipe.optimizer, self.recipe.time_steps
-        scores = [p for m in self.model.modules() if isinstance(m, TimeGate) for p in m.parameters()]
-        apart = set(map(id, scores))
-        parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in apart]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": o.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        if steps and scores:
-            groups.append({"params": scores, "weight_decay": 0.0, "lr": steps.lr})
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        """The optimiser of `make_optimizer`; the schedule moves every step."""
+        lr = self.recipe.optimizer.lr
+        optimizer = make_optimizer(self.recipe, self.model)
         # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
         per_epoch = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
-        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, o.lr, self.recipe.schedule) / o.lr)
+        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, lr, self.recipe.schedule) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
