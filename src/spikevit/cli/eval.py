@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.report.curve import curve
     from spikevit.report.curve_plot import picture
     from spikevit.report.figure import writer
-    from spikevit.report.terminal import console
+    from spikevit.report.terminal import alarms, console
     from spikevit.training.evaluate import evaluate
 
     _check(args)
@@ -78,11 +78,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}
         answer |= {"work": score.work, "work_unit": model.work_unit} | ({"note": note} if note else {})
+        answer |= {"chance": score.chance, "at_chance": score.at_chance, "silence": score.silence}
         print(json.dumps(answer | ({"curve": found.to_dict()} if found else {})))
         return 0
     shown = console()
     line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of {data.info.name} right"
     shown.print(line + _work(model, score.work), soft_wrap=True)
+    shown.print(alarms(score.at_chance, score.silence), end="")
     if note:
         shown.print(note, soft_wrap=True)
     steps = [m for m in model.modules() if isinstance(m, DynamicTimeSteps)]

@@ -56,7 +56,8 @@ def free_directory(recipe: str) -> str:
 
 def show(results: dict[str, Any], directory: str) -> None:
     """The accuracy and the commands to try next."""
-    from spikevit.report.terminal import console
+    from spikevit.profiling.health import at_chance
+    from spikevit.report.terminal import alarms, console
 
     out = console()
     model = f"{directory}/{results['checkpoint']['file']}"
@@ -72,6 +73,7 @@ def show(results: dict[str, Any], directory: str) -> None:
         f" of {results['total']} {results['split']} images right "
         f"(best epoch {results['best_epoch']}, {results['parameters']:,} parameters, {results['seconds']:.0f} s)"
     )
+    out.print(alarms(at_chance(results["right"], results["total"], results["chance"]), results["silence"]), end="")
     if results["split"] == "val":
         out.print(
             "There are no test images: best epoch, threshold and this accuracy come from the same validation images."

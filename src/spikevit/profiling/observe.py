@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from spikevit.models.running import evaluating, inputs_of, unwrapped, zoo_model
 from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
 from spikevit.neurons.expg import histogram
 from spikevit.neurons.staircase import spike_count, spike_pattern
-from spikevit.profiling.counts import silence
-from spikevit.profiling.finite import FIRING, refuse_non_finite
+from spikevit.profiling.finite import FIRING, parts, refuse_non_finite
+from spikevit.profiling.health import silence
 
 
 def seen(neuron: nn.Module, out: Any) -> Tensor:
@@ -63,6 +64,37 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Fired:
+    """Which layers of neurons have fired within the context; costs a reduction a layer, and asks no device before the
+    end. Layers of which nothing was computed, whose steps are all closed, are not among them.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = unwrapped(model)
+        self.most: dict[str, Tensor] = {}  # the largest that each layer sent
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Fired:
+        for name, module in self.model.named_modules():
+            if isinstance(module, FIRING):
+                self.stack.callback(module.register_forward_hook(partial(self._see, name)).remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def _see(self, name: str, _module: nn.Module, _args: Any, out: Any) -> None:
+        for part in parts(out):
+            if part.numel():
+                least, most = part.detach().aminmax()
+                most = torch.maximum(most, -least) if part.dtype.is_signed else most
+                self.most[name] = torch.maximum(self.most[name], most) if name in self.most else most
+
+    def silence(self, where: str = "on these images") -> str:
+        """What to say of layers that never fired; "" where all did."""
+        return silence({name: float(most) for name, most in self.most.items()}, where)
 
 
 def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

@@ -35,7 +35,10 @@ class Tested(Checked):
 
 @dataclass(frozen=True)
 class Results(Checked):
-    """What is in results.json. checkpoint: None in those of earlier versions."""
+    """What is in results.json. checkpoint, chance: None in those of earlier versions.
+
+    chance: share of the most frequent class. silence: what to say of layers of neurons that never fired, or "".
+    """
 
     accuracy: Share
     right: Natural
@@ -49,6 +52,8 @@ class Results(Checked):
     seconds: NotNegative | None = None
     versions: dict[str, str] = field(default_factory=dict)
     checkpoint: Tested | None = None
+    chance: Share | None = None
+    silence: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

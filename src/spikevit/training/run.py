@@ -279,6 +279,8 @@ def test(checkpoint: str | Path, data: Data | None = None, device: str | torch.d
         "split": split,
         "best_epoch": about.get("epoch"),
         "val_accuracy": about.get("val_accuracy"),
+        "chance": score.chance,
+        "silence": score.silence,
     }
 
 
