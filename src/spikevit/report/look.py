@@ -165,7 +165,7 @@ def look(
         shown = [*kept[False][: max(GALLERY // 2, GALLERY - len(kept[True]))], *kept[True]][:GALLERY]
         wrong = sum(predictions[at] != labels[at] for at, _ in shown)
         chosen = [i for i in (0, int(wrong), 1, 2) if i < len(shown)]  # the first wrong one, the first right one, …
-        by_step = torch.stack(right_by_step).sum(0) / n
+        by_step = [right / n for right in torch.stack(right_by_step).sum(0).tolist()]
         first = as_input(torch.cat(counted)[:64], model, data.info)
         costs = profile(
             model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4), constants=constants
@@ -188,7 +188,7 @@ def look(
             ],
             costs=costs,
             checks=[check(costs.counts, load_rule(name)) for name in rules()],
-            over_time=by_step.tolist() if len(by_step) > 1 else [],
+            over_time=by_step if len(by_step) > 1 else [],
             speeds=speeds(model, first, slow),
             machine=machine(model.device),
         )

@@ -110,8 +110,9 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
     yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
     if look:
         one, *more = look.speeds
-        about = "; ".join(f"{s.images_per_second:.3g} images/s in batches of {s.batch}" for s in more)
-        yield fact("Latency", _duration(one.seconds), f"one image, median; {about}; measured on {look.machine}")
+        batches = [f"{s.images_per_second:.3g} images/s in batches of {s.batch}" for s in more]
+        about = "; ".join(["one image, median", *batches, f"measured on {look.machine}"])
+        yield fact("Latency", _duration(one.seconds), about)
     if shown.run.epochs:
         yield fact(
             "Training", f"{epochs_of(shown.run)} epoch{'s' if len(shown.run.epochs) > 1 else ''}", _trained(shown.run)
