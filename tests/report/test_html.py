@@ -143,7 +143,7 @@ def test_figures_are_those_of_the_run(runs, show):
     costs = profile(model, x.split(4))
     shown = dict(
         page.locator("#energy tbody tr").evaluate_all(
-            "(r) => r.map((e) => [e.cells[0].firstChild.textContent, e.cells[1].innerText])"
+            "(r) => r.map((e) => [e.cells[0].firstChild.textContent, e.cells[1].dataset.value])"
         )
     )
     for name, cost in costs.costs.items():
