@@ -184,9 +184,8 @@ def test_accuracy_over_time_is_that_of_fewer_steps(seen):
 
 def test_accuracy_by_class(seen):
     whole = page([scored(seen, 360)])
-    rows = re.findall(
-        r'<tr><th scope="row".*?</tr>', re.search(r'<table id="classes-0".*?</table>', whole, re.S)[0], re.S
-    )
+    table = re.search(r'<table id="classes-0".*?</table>', whole, re.S)[0]
+    rows = re.findall(r'<tr><th scope="row".*?</tr>', table, re.S)
     assert len(rows) == 10 and all("100.0%" in row for row in rows)
     images = [int(re.search(r"<td[^>]*>(\d+)</td>", row)[1]) for row in rows]
     assert sorted(images) == sorted(seen.look.labels.bincount().tolist())

@@ -34,7 +34,7 @@ def _seen(shown: Shown, place: int) -> dict[str, Any]:
         "name": name,
         "missing": [],
         "about": f"{look.right:,} right and {wrong:,} wrong of {few} {images_of(look.split)}. Wrong ones come first: "
-        f"what they are → what they were taken for. Below is how sure it was; a guess would be {_guess(look)}.",
+        f"what they are → what they were taken for. Below is how sure it was; a guess would be {_guess(look)} sure.",
         "gallery": tiles,
         "charts": [c for c in (_exits(shown, place), _over_time(look, place), _calibration(look, place)) if c],
         "confusion": _confusion(look, place),
@@ -111,7 +111,7 @@ def _calibration(look: Look, place: int) -> Chart:
     said = ", ".join(f"{b.images} images {b.confidence:.0%} sure, {b.accuracy:.0%} right" for b in bins)
     gap = sum(b.images * (b.confidence - b.accuracy) for b in bins) / look.total
     lean = "" if abs(gap) < 0.01 else f": on the whole {'more' if gap > 0 else 'less'} sure than right"
-    label = f"Calibration: as often right as sure would be on the line. Expected calibration error {error:.1%}{lean}"
+    label = f"Calibration: on the line it would be right as often as it is sure. Expected error {error:.1%}{lean}"
     drawn = svg.reliability([(b.confidence, b.accuracy, b.images) for b in bins], 1 / BINS)
     return chart(f"calibration-{place}", drawn, f"{label}. {said}", label, rows=rows)
 
