@@ -117,6 +117,8 @@ def test_intervals_of_differences():
         ((6, 7), (2, 7), True),  # 0.0582 … 0.8062
         ((5, 56), (0, 29), False),  # -0.0381 … 0.1926
         ((10, 10), (10, 10), False),
+        ((10, 10), (7, 10), False),  # 0.3 − √(0.2775² + 0.1922²), by the tables of Wilson's interval
+        ((3, 10), (0, 10), False),  # 0.3 − √(0.1922² + 0.2775²)
     ):
         assert told_apart(a, b) == told_apart(b, a) == apart, (a, b)
 
