@@ -148,7 +148,7 @@ def test_figures_are_those_of_the_run(runs, show):
     )
     for name, cost in costs.costs.items():
         assert float(shown[name]) == pytest.approx(cost.energy.mj * 1e3, rel=1e-3)
-    assert "model, not measurement" in page.locator("#energy caption").inner_text()
+    assert "model, not measurement" in page.locator("#energy caption").text_content()
 
 
 def test_tables_sort_and_filter(runs, show):
