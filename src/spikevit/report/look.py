@@ -56,8 +56,9 @@ class Look:
     """What `look` found on the first `total` of `of` images of a split. work: of each image, in the model's unit.
 
     images: the first ones to show, uint8 (n, C, H, W), `shown` their places. rates: by layer, at each step; mean_rates:
-    of all cells that were computed. over_time: accuracy of the mean of the first t steps' logits, t = 1 … T; [] where
-    there is no common axis of steps, or where images leave it early. speeds: measured, on `machine`.
+    of all cells that were computed. silence: what to say of layers that never fired. over_time: accuracy of the mean of
+    the first t steps' logits, t = 1 … T; [] where there is no common axis of steps, or where images leave it early.
+    speeds: measured, on `machine`.
     """
 
     info: DataInfo
@@ -71,6 +72,7 @@ class Look:
     shown: list[int]
     rates: dict[str, list[float]]
     mean_rates: dict[str, float]
+    silence: str
     close: list[Close]
     costs: Report
     checks: list[Check]
@@ -182,6 +184,7 @@ def look(
             shown=[at for at, _ in shown],
             rates={name: r.tolist() for name, r in rates.over_time().items()},
             mean_rates=rates.means(),
+            silence=rates.alive.silence(),
             close=[
                 _close(model, as_input(shown[i][1][None], model, data.info), i)
                 for i in list(dict.fromkeys(chosen))[:CLOSE]

@@ -12,9 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from spikevit.adaptive import DynamicTimeSteps
-from spikevit.adaptive.adapted import own_name
 from spikevit.models import SpikingModel
-from spikevit.profiling.health import at_chance, silence
+from spikevit.profiling.health import at_chance
 from spikevit.profiling.profile import energy_unit
 from spikevit.report.look import Look
 from spikevit.report.run_files import Results, Run
@@ -76,9 +75,7 @@ class Shown:
     @property
     def silence(self) -> str:
         """Which layers never fired, in words; "" where all did, or nothing is known."""
-        if self.look:
-            return silence({own_name(name): rate for name, rate in self.look.mean_rates.items()})
-        return self.results.silence if self.results else ""
+        return self.look.silence if self.look else self.results.silence if self.results else ""
 
     @property
     def luck(self) -> str:
