@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import spikevit
 from spikevit.cli.main import main
+from spikevit.models import registry
 from tests.mistakes.place import make
 
 OURS = str(Path(spikevit.__file__).parent)
@@ -81,10 +82,12 @@ def answer_on_the_command_line(mistake: Mistake, place: Place) -> tuple[str, str
 
 def judge(answer: Callable[[Mistake, Place], tuple[str, str]], mistake: Mistake, place: Place) -> tuple[str, str]:
     """The answer to a mistake, and what is poor about it, "" where it is good."""
-    before = {*place.folder.rglob("*")}
+    before, known = {*place.folder.rglob("*")}, dict(registry._MODELS)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         said, poor = answer(mistake, place)
+    registry._MODELS.clear()
+    registry._MODELS.update(known)
     left = sorted({*place.folder.rglob("*")} - before)
     for path in reversed(left):  # for the next mistake to start from the same
         path.rmdir() if path.is_dir() else path.unlink()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spikevit.adaptive.adapted import require_time
 from spikevit.errors import unknown
 from spikevit.models import SpikingModel
-from spikevit.models.running import evaluating
+from spikevit.models.running import evaluating, zoo_network
 from spikevit.neurons import Neuron, Rectifier
 from spikevit.schema import positive
 
@@ -91,7 +91,7 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
 
 def set_thresholds(model: SpikingModel, table: Mapping[str, float]) -> SpikingModel:
     """A copy of the model whose layers of neurons fire at these thresholds, by name; its checkpoints keep them."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(zoo_network(model, "set_thresholds"))
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
     for name, threshold in table.items():
         if name not in neurons:

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from spikevit.errors import inside
 from spikevit.recipes import shipped_recipes
 
 EXAMPLE = f"""recipes (more of them: spikevit recipes):
@@ -36,12 +37,15 @@ def run(args: argparse.Namespace) -> int:
     """Trains, tests, writes the report, and says where everything is."""
     from spikevit.cli.report import attempt
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import train
+    from spikevit.training.run import refuse_no_run, train
     from spikevit.training.sweep import combinations, is_sweep, new_sweep
 
     directory, recipe, epochs = args.resume, None, None
     if args.resume:
         epochs = epochs_of(args)
+        if not is_sweep(args.resume):
+            with inside("--resume"):
+                refuse_no_run(Path(args.resume))
         if is_sweep(args.resume):
             return sweep(args)
     elif not args.recipe:
