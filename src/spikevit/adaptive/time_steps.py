@@ -232,7 +232,8 @@ def _check(total: int, per: str, pattern: str, target: float | None, weight: flo
         raise unknown("per", per, PER)
     if pattern not in PATTERNS:
         raise unknown("pattern", pattern, PATTERNS)
-    if fit(target, Positive | None, "target") is not None and target > total:
+    target = fit(target, Positive | None, "target")
+    if target is not None and target > total:
         raise ValueError(f"target={target} must be a mean number of time steps above 0 and at most max_steps={total}")
     fit(weight, NotNegative, "weight")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 import torch
@@ -56,7 +55,6 @@ def make_head(width: int, num_classes: int) -> nn.Module:
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
 
-@cache
 def config_of(build: type[SpikingModel]) -> type[ModelConfig] | None:
     """What a class of models says that it takes for its `config`; None where it takes no such thing."""
     try:
