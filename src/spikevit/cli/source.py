@@ -113,21 +113,16 @@ def device_of(args: argparse.Namespace) -> torch.device:
     Raises:
         ValueError: there is no such device here.
     """
-    import torch
+    from spikevit.devices import find_device
 
-    if args.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if args.device not in (*here, *(["cuda"] if len(here) > 1 else [])):
-        raise ValueError(f"--device {args.device} must be auto or a device that is here: {', '.join(here)}")
-    return torch.device(args.device)
+    return find_device(args.device, "--device ")
 
 
 def load(args: argparse.Namespace, path: str | Path) -> Any:
     """The model of a checkpoint, where --device says."""
     from spikevit.checkpoint import load_model
 
-    return load_model(path).to(device_of(args))
+    return load_model(path, device_of(args))
 
 
 def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any], *, labels: bool = True) -> Data:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import own_name
 from spikevit.files import csv_text
-from spikevit.models.running import unwrapped, zoo_model
+from spikevit.models.running import batches_of, unwrapped, zoo_model
 from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
@@ -248,7 +248,7 @@ def profile(
     constants = load_constants(constants)
     model = unwrapped(model)
     traits = zoo_model(model) or model
-    batches = [images] if isinstance(images, Tensor) else list(images)
+    batches = list(batches_of(images))
     counts = count(model, batches)
     with without_spikes(model) as ann:
         twin = counts if ann is model else count(ann, batches)

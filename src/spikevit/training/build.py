@@ -11,6 +11,7 @@ from torch import Tensor
 from spikevit.adaptive import add_halting, allocate_time_steps, ann_twin, set_thresholds, start_from_ann
 from spikevit.adaptive.adapted import require_time
 from spikevit.checkpoint import (
+    FREE,
     Description,
     config_differences,
     fresh_tensors,
@@ -200,6 +201,7 @@ def _refuse_no_twin(path: str, model: SpikingModel, info: DataInfo) -> None:
     fits = {"num_classes": c.num_classes, "in_channels": c.in_channels, "image_size": c.image_size}
     _refuse_other_data(f"model.ann={path}", about, saved, fits, info)
     differ = {k: v for k, v in config_differences(saved, twin).items() if k == "neuron.kind" or k[:7] != "neuron."}
+    differ = {k: v for k, v in differ.items() if k not in FREE}
     if differ:
         fields = "; ".join(f"{name} is {there!r}, of the twin {here!r}" for name, (there, here) in differ.items())
         raise ValueError(f"model.ann={path} is not the ANN twin of {model.name}: {fields}")

@@ -60,6 +60,7 @@ def evaluate(
     Raises:
         ValueError: weights, images, membrane currents or logits that are not finite; images that are no (C, H, W).
     """
+    model.require_classes("evaluation")
     right, total, work, classes = 0, 0, 0.0, Counter[int]()
     loader = in_order(dataset, batch_size, workers)
     with evaluating(model), refuse_non_finite(model) as finite, Fired(model) as fired:
@@ -84,6 +85,7 @@ def logits_per_step(
     Raises:
         ValueError: as `evaluate`.
     """
+    model.require_classes("evaluation")
     found = []
     with evaluating(model), refuse_non_finite(model) as finite:
         for x, labels in inputs(in_order(dataset, batch_size), model, info, finite):
