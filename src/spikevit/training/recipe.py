@@ -29,7 +29,8 @@ FREE = (  # what may change while a run is interrupted: where files lie, and wha
 
 @dataclass
 class ModelRecipe(Checked):
-    """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
+    """name: one of `spikevit models`; None is the checkpoint's with start, else "spikformer_tiny". time_steps: None is
+    the model's own. config: other fields of its config.
 
     start: a checkpoint of the same model to go on from. Its config is taken whole; time_steps and config change it,
     which is said. With config.grid_bits it is quantised first (exact mode). transfer: the data may have other classes,
@@ -40,7 +41,7 @@ class ModelRecipe(Checked):
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
-    name: str = "spikformer_tiny"
+    name: str | None = None
     start: str | None = None
     transfer: bool = False
     ann: str | None = None
@@ -51,6 +52,8 @@ class ModelRecipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is None and not self.start:
+            self.name = "spikformer_tiny"
         if self.start and self.ann:
             raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
         if self.transfer and not self.start:

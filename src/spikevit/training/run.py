@@ -28,7 +28,7 @@ from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
 from spikevit.models import SpikingModel
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
-from spikevit.training.build import build
+from spikevit.training.build import build, settled
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
 from spikevit.training.dev_run import Stopwatch, tried
 from spikevit.training.evaluate import evaluate, logits_per_step
@@ -205,6 +205,7 @@ def _prepared(
     """What trains, what is trained, and what is read of the resume.ckpt to go on from. Writes nothing."""
     path = directory / "resume.ckpt"
     state = read_resume(path) if path.exists() else None
+    recipe = settled(recipe) if state is None else recipe
     was = origin_of(state, path) if state is not None else None
     shown = progress and not is_helper(recipe)
     say: Callable[[str], Any] = (lambda line: print(printable(line))) if shown else (lambda line: None)
