@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from spikevit.cli import threads
+
 EXAMPLE = """examples:
   spikevit train digits
   spikevit train digits optimizer.lr=0.002 schedule.epochs=60 --out runs/longer
@@ -25,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, tests, writes the report, and says where everything is."""
+    import torch
+
     from spikevit.cli.report import attempt
+    from spikevit.report.terminal import console
     from spikevit.training.recipe import load_recipe, shipped_recipes
     from spikevit.training.run import train
 
@@ -38,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         recipe = load_recipe(args.recipe, args.changes)
         directory = args.out or free_directory(args.recipe)
+    torch.get_num_threads()  # it has read the environment now
+    threads.release()
+    if threads.chosen and threads.chosen.fewer and not args.quiet:
+        console(stderr=True).print(f"Threads: {threads.chosen}", soft_wrap=True)
     results = train(directory, recipe, progress=not args.quiet)
     if results:
         show(results, directory)

@@ -29,7 +29,9 @@ from spikevit.training.backend import pl
 from spikevit.training.build import build
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
 from spikevit.training.evaluate import evaluate, logits_per_step
+from spikevit.training.machine import refuse_other_machine
 from spikevit.training.module import Classifier, NonFiniteLoss
+from spikevit.training.pace import Pace
 from spikevit.training.recipe import Recipe, load_recipe
 from spikevit.training.resume import (
     Origin,
@@ -152,7 +154,7 @@ def train(
             refuse_used(directory)
         elif alone:
             stack.enter_context(locked(directory))
-        trainer, module, resume = _prepared(directory, recipe, data, progress)
+        trainer, module, resume = _prepared(directory, recipe, data, progress, new)
         if alone and new:  # only now that model, data and training are known to fit
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(directory))
@@ -169,9 +171,10 @@ def train(
 
 
 def _prepared(
-    directory: Path, recipe: Recipe, data: Data | None, progress: bool
+    directory: Path, recipe: Recipe, data: Data | None, progress: bool, new: bool
 ) -> tuple[Any, Classifier, Path | None]:
     """What trains, what is trained, and the resume.ckpt to go on from, if there is one. Writes nothing."""
+    refuse_other_machine(recipe.trainer, new=new)
     path = directory / "resume.ckpt"
     state = read_resume(path) if path.exists() else None
     was = origin_of(state, path) if state is not None else None
@@ -210,7 +213,8 @@ def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, s
 
 def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume: ResumeFile, progress: bool) -> Any:
     """Lightning's trainer as the recipe wants it; data order and checkpoints are ours. Makes no file yet."""
-    t = recipe.trainer
+    t, pace = recipe.trainer, Pace()
+    shown = [Progress(pace)] if progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
@@ -231,7 +235,7 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume:
         enable_model_summary=False,
         log_every_n_steps=1,
         logger=pl.loggers.TensorBoardLogger(directory, name=None, version="tensorboard"),
-        callbacks=[RunFiles(directory, about), SpikeRates(directory), *([Progress()] if progress else [])],
+        callbacks=[pace, RunFiles(directory, about, pace), SpikeRates(directory), *shown],
     )
     try:
         return make()
