@@ -116,6 +116,7 @@ class SpikeRates(pl.Callback):
         """Writes the epoch's rates."""
         assert self.counted is not None
         self.counted.__exit__()
+        pl_module.silent = self.counted.alive.silent
         rows, means = [], {}
         for name, rates in self.counted.rates().items():
             means[f"firing_rate/{name}"] = float(rates.mean())
@@ -169,6 +170,7 @@ class Progress(pl.Callback):
         """The newest figures; on a terminal about ten lines in all stay."""
         m = trainer.callback_metrics
         self.status = f"  loss {m['loss_epoch']:.3f}  validation {m['val_accuracy']:.2%}"
+        self.status += f"  [bold red]{pl_module.silent}[/]" if pl_module.silent else ""
         epoch = trainer.current_epoch + 1
         if self.task is None:
             return

@@ -63,6 +63,7 @@ class Classifier(pl.LightningModule):
         make_optimizer(recipe, model)  # whether it can be made, now and not when training starts
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
+        self.silent = ""  # how many layers of neurons never fired in validation, in short
         self.began = False
         self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=RE_ESTIMATED)  # batches of this epoch
         self.modes: dict[str, bool] = {}  # which modules train, by name
