@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from spikevit.cli.source import add_device, data_of, load
+from spikevit.cli.source import add_device, data_of, load, require_head
 
 if TYPE_CHECKING:
     from spikevit.data import DataInfo
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise ValueError(f"--top {args.top} must be at least 1")
     about = read_about(args.checkpoint)
+    require_head(args.checkpoint, about)
     info = _info(args, about)
     how = info.image_size, info.channels, info.crop_pct, info.interpolation
     images = torch.stack([read_image(path, *how) for path in args.images])
