@@ -16,6 +16,7 @@ from spikevit.errors import printable
 VERBS = {
     "demo": "train a tiny spiking transformer on real images and look at it",
     "models": "list the models",
+    "recipes": "list the recipes, or print one",
     "train": "train a model as a recipe says",
     "eval": "test a checkpoint",
     "predict": "classify images",

@@ -125,10 +125,12 @@ class StepRates:
         self.codes: dict[str, Tensor] = {}
         self.fired: dict[str, list[list[int]]] = {}  # of each step: spikes, cells
         self.at: dict[str, int] = {}  # the step that each layer is at; "": how many the first neurons sent
+        self.alive = Fired(model)
         self.stack = ExitStack()
 
     def __enter__(self) -> StepRates:
         self.stack.enter_context(observe(self.model, self._count))
+        self.stack.enter_context(self.alive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,10 +194,10 @@ def firing_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, 
     Raises:
         ValueError: no images; weights, images or membrane currents that are not finite.
     """
-    rates = _counted(model, images).means()
-    if said := silence(rates):
+    counted = _counted(model, images)
+    if said := counted.alive.silence():
         warnings.warn(said)
-    return rates
+    return counted.means()
 
 
 def step_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ from spikevit.data.load import load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
+from spikevit.schema import wrong
+from spikevit.training.freeze import freeze_, keep_frozen_, learning
 from spikevit.training.recipe import ModelRecipe, Recipe
 
 MOST_WEIGHTS = 2**30  # of a model in training: 16 GiB with gradients and AdamW's two averages, in float32
@@ -38,12 +40,16 @@ def build(
 ) -> tuple[SpikingModel, Data]:
     """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other.
 
+    What the recipe freezes is in evaluation mode, the rest in that of training.
+
     was: what the model is, of a run that goes on; its weights come later. say: is called with a line for each thing
-    that the recipe changes in the checkpoint it starts from.
+    that the recipe changes in the checkpoint it starts from, and for how much of the model learns.
     """
     m = recipe.model
     if data is None and recipe.data_given:
         raise ValueError("this run was given its data in Python (data_given): go on with train(directory, data=…)")
+    if data is not None and recipe.data.limit is not None:
+        raise wrong("data.limit", recipe.data.limit, "left out where data are given: give a part of them")
     data = load_source(vars(recipe.data)) if data is None else data
     fits: dict[str, Any] = {
         "num_classes": data.info.num_classes,
@@ -57,7 +63,12 @@ def build(
         set_backend(model, m.backend)
     if recipe.early_exit:
         require_time(model, "early exit")  # now, not after training
-    return model.train(), data
+    model.train()
+    if m.freeze:
+        keep_frozen_(freeze_(model, m.freeze))
+        fresh = "" if m.start or m.ann else "; what does not, stays as it was drawn: there is no model.start"
+        say(f"model.freeze: {learning(model)}{fresh}")
+    return model, data
 
 
 def _fresh(recipe: Recipe, fits: dict[str, Any], data: Data, say: Say) -> SpikingModel:
