@@ -168,3 +168,12 @@ def test_time_steps_that_are_not_there(refused, plain, early, tmp_path):
     assert "--time-steps 2: ge2mst_tiny has no time axis" in refused(
         "eval", tmp_path / "values.safetensors", "--time-steps", 2
     )
+
+
+def test_a_network_without_a_head(refused, cli, tmp_path):
+    """It has no classes to be right about; what it costs can be said."""
+    path = tmp_path / "features.safetensors"
+    save_model(create_model("spikformer_tiny", num_classes=0, in_channels=1, image_size=16), path)
+    for words in (["eval", path], ["eval", path, "--data", "digits"], ["predict", path, "x.png", "--data", "digits"]):
+        assert "features.safetensors has no head (num_classes=0) and names no classes" in refused(*words)
+    assert cli("profile", path, "--data", "digits", "--images", 1)[0] == 0

@@ -342,7 +342,9 @@ def loader(root, on_corrupt, batch_size, workers=0):
 def test_corrupted_image_is_refused_by_name(broken):
     images, _ = loader(broken, "error", 6)
     for index in (2, 4):
-        with pytest.raises(ValueError, match=f"0{index}.png cannot be read as an image.*on_corrupt='skip'"):
+        with pytest.raises(
+            ValueError, match=f"0{index}.png cannot be read as an image.*data.on_corrupt=skip in a recipe"
+        ):
             images[index]
     assert images[0][1] == 0
 
@@ -367,3 +369,62 @@ def test_corrupted_image_is_skipped_and_counted(broken, workers):
 def test_a_whole_batch_lost_is_an_error(broken):
     with pytest.raises(RuntimeError, match="all 1 images of a batch are corrupted"):
         list(loader(broken, "skip", 1)[1])
+
+
+# --- what lies in the folder of a class besides ----------------------------------------------------------------------
+
+
+def test_every_format_that_is_read_is_listed(tmp_path):
+    """By its suffix, in any case."""
+    from PIL import features
+
+    kinds = {"PNG": "png apng", "JPEG": "jpg jpeg jpe jfif", "BMP": "bmp", "PPM": "ppm pgm pbm pnm", "GIF": "gif"}
+    kinds |= {"TIFF": "tif tiff"} | ({"WEBP": "webp"} if features.check("webp") else {})
+    (tmp_path / "a").mkdir()
+    named = [(kind, suffix) for kind, suffixes in kinds.items() for suffix in suffixes.split()]
+    for i, (kind, suffix) in enumerate(named):
+        mode = "1" if suffix == "pbm" else "L" if suffix == "pgm" else "RGB"
+        Image.new(mode, (9, 9), 255 if mode != "RGB" else (255, 255, 255)).save(
+            tmp_path / "a" / f"{i:02}.{suffix}", kind
+        )
+    (tmp_path / "a" / "00.png").rename(tmp_path / "a" / "00.PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_data("folder", root=tmp_path, image_size=8, val_fraction=0)
+    found = [image for part in data.parts.values() for image in (part[i][0] for i in range(len(part)))]
+    assert len(found) == len(named) and all((image > 250).all() for image in found)
+
+
+def test_what_is_left_out_is_counted_by_kind(tmp_path):
+    fill(tmp_path / "train", {"cat": 3, "dog": 3})
+    fill(tmp_path / "val", {"cat": 1, "dog": 1})
+    before = load_data("folder", root=tmp_path, image_size=8).digests()
+    for name in ("train/cat/a.heic", "train/cat/b.HEIC", "val/dog/c.heic", "train/dog/notes.txt", "train/dog/README"):
+        (tmp_path / name).write_text("")
+    picture(tmp_path / "train" / "cat" / "more" / "01.png")
+    for litter in ("Thumbs.db", ".DS_Store", "._00.png", "desktop.ini"):
+        (tmp_path / "train" / "cat" / litter).write_text("")
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    with pytest.warns(UserWarning) as caught:
+        data = load_data("folder", root=tmp_path, image_size=8)
+    (line,) = [str(warning.message) for warning in caught]
+    assert line.startswith(f"{tmp_path}: left out 3 .heic, 1 folder, 1 file without a suffix, 1 .txt; images are files")
+    assert len(data.train) == 6 and data.digests() == before and data.info.classes == ("cat", "dog")
+
+
+def test_litter_alone_is_no_word_worth(tmp_path):
+    fill(tmp_path, {"cat": 3})
+    for litter in ("Thumbs.db", ".DS_Store", "desktop.ini", ".hidden"):
+        (tmp_path / "cat" / litter).write_text("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data("folder", root=tmp_path, image_size=8, val_fraction=0)
+
+
+def test_a_class_without_images_says_what_it_has(tmp_path):
+    fill(tmp_path, {"cat": 3})
+    (tmp_path / "dog").mkdir()
+    for i in range(12):
+        (tmp_path / "dog" / f"{i}.heic").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"dog has no images \(\.png, .*\); it has 12 \.heic"):
+        load_data("folder", root=tmp_path)

@@ -140,15 +140,99 @@ def test_32_bits_are_refused_by_name(tmp_path, kind, words):
         read_image(tmp_path / "wide.tif", (8, 8), 3)
 
 
+def on_white(colour, alpha):
+    """Of colours and shares α from 0 to 255: the nearest to α/255 · colour + (1 − α/255) · 255."""
+    colour, alpha = colour.astype(float), alpha[..., None] / 255
+    return np.rint(alpha * colour + (1 - alpha) * 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_what_lets_through_is_on_white(tmp_path, suffix, channels):
+    colour, alpha = noise(), noise(seed=1)[..., 0]
+    alpha[0, :3], alpha[1] = (0, 255, 128), 255
+    grey = np.repeat(colour[..., :1], 3, -1)
+    for name, shown, stored in (
+        ("rgba", colour, np.dstack([colour, alpha])),
+        ("la", grey, np.dstack([colour[..., 0], alpha])),
+    ):
+        path, options = tmp_path / f"{name}.{suffix}", {"lossless": True, "exact": True} if suffix == "webp" else {}
+        Image.fromarray(stored).save(path, **options)
+        expected = on_white(shown, alpha)
+        found = whole(path, channels).astype(float)
+        if channels == 1:
+            expected = np.rint(expected @ (0.299, 0.587, 0.114))
+        assert np.abs(found - expected).max() <= 1
+        assert np.array_equal(found[1], whole_opaque(tmp_path, shown[1:2], channels)[0]), "what hides all is as it was"
+    assert whole(path, 3)[0, 0].tolist() == [255, 255, 255] and whole(path, 3)[0, 1].tolist() == grey[0, 1].tolist()
+
+
+def whole_opaque(tmp_path, colour, channels):
+    Image.fromarray(colour).save(tmp_path / "opaque.png")
+    return whole(tmp_path / "opaque.png", channels)
+
+
 @pytest.mark.filterwarnings("ignore:Palette images")
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "transparent"])
-def test_palettes_and_transparency_are_the_colours_below(tmp_path, mode):
-    image, options = Image.fromarray(noise()), {}
-    if mode == "transparent":
-        mode, options = "P", {"transparency": bytes(range(256))}
-    image = image.convert(mode)
-    image.save(tmp_path / "image.png", **options)
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_palettes_are_their_colours(tmp_path, mode):
+    image = Image.fromarray(noise()).convert(mode)
+    image.save(tmp_path / "image.png")
     assert np.array_equal(whole(tmp_path / "image.png", 3), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_colours_that_let_through_are_white(tmp_path, suffix):
+    """One of a palette (red, here), and shares of each colour of it."""
+    stored = Image.fromarray(np.array([[0, 1, 2], [2, 1, 0]], np.uint8), "P")
+    stored.putpalette([255, 0, 0, 0, 0, 255, 0, 0, 0])
+    red, blue, black, white = [255, 0, 0], [0, 0, 255], [0, 0, 0], [255, 255, 255]
+    stored.save(tmp_path / f"one.{suffix}", transparency=0)
+    assert whole(tmp_path / f"one.{suffix}", 3).tolist() == [[white, blue, black], [black, blue, white]]
+    if suffix == "png":
+        stored.save(tmp_path / "shares.png", transparency=bytes([255, 0, 102]))
+        assert whole(tmp_path / "shares.png", 3).tolist() == [[red, white, [153] * 3], [[153] * 3, white, red]]
+
+
+@pytest.mark.parametrize(("mode", "key", "values"), [("L", 7, [7, 9]), ("RGB", (1, 2, 3), [(1, 2, 3), (1, 2, 4)])])
+def test_a_colour_of_no_palette_that_lets_through(tmp_path, mode, key, values):
+    image = Image.new(mode, (2, 1))
+    image.putdata(values)
+    image.save(tmp_path / "key.png", transparency=key)
+    assert whole(tmp_path / "key.png", 3).tolist() == [[[255] * 3, [9] * 3 if mode == "L" else [1, 2, 4]]]
+
+
+def test_a_grey_of_16_bits_that_lets_through(tmp_path):
+    Image.fromarray(np.array([[0x0100, 0x0101, 0xFFFF]], np.uint16)).save(tmp_path / "key.png", transparency=0x0101)
+    data = (tmp_path / "key.png").read_bytes()
+    assert b"tRNS" in data
+    assert whole(tmp_path / "key.png").tolist() == [[1, 255, 255]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_an_image_on_white_is_turned_too(tmp_path, suffix):
+    stored, exif = np.dstack([noise(), np.full((6, 9), 255, np.uint8)]), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / f"turned.{suffix}", exif=exif)
+    shown = stored[::-1].transpose(1, 0, 2)[..., :3]
+    assert np.array_equal(read_image(tmp_path / f"turned.{suffix}", (9, 6), 3).permute(1, 2, 0).numpy(), shown)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_of_several_pictures_the_first_is_read(tmp_path, suffix):
+    first, second = (Image.new("L", (6, 4), grey) for grey in (40, 200))
+    first.save(tmp_path / f"many.{suffix}", save_all=True, append_images=[second])
+    assert (whole(tmp_path / f"many.{suffix}") == 40).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_ink_is_colour(tmp_path, suffix):
+    """Cyan takes red away, key (black) all: (1 − C)(1 − K)."""
+    image = Image.new("CMYK", (16, 8))
+    image.paste((255, 0, 0, 0), (0, 0, 8, 8))
+    image.paste((0, 0, 0, 255), (8, 0, 16, 8))
+    image.save(tmp_path / f"ink.{suffix}", quality=100) if suffix == "jpg" else image.save(tmp_path / f"ink.{suffix}")
+    found = whole(tmp_path / f"ink.{suffix}", 3).astype(int)
+    assert np.abs(found[4, 2] - (0, 255, 255)).max() < 6 and np.abs(found[4, 13]).max() < 6
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

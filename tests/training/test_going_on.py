@@ -288,11 +288,10 @@ def test_a_recipe_that_was_written_by_hand_is_kept(tmp_path, brief):
             "data.batch_size=49",
             r"data\.batch_size=49 must be at most 48: there are 48 training images, and a step takes",
         ),
-        ("trainer.devices=4", r"data\.batch_size=16 must be at most 12: .* a batch for each of 4 processes"),
         ("trainer.precision=17", "trainer.precision"),
-        ("trainer.precision=many", "trainer does not run here: .*precision='many'"),
-        ("trainer.accelerator=abacus", "trainer does not run here: .*accelerator='abacus'"),
-        ("trainer.strategy=none", "trainer does not run here: .*strategy='none'"),
+        ("trainer.precision=many", "unknown trainer.precision 'many'; known: .*32-true"),
+        ("trainer.accelerator=abacus", "unknown trainer.accelerator 'abacus'; known: auto, cpu, cuda"),
+        ("trainer.strategy=dpp", "unknown trainer.strategy 'dpp'; did you mean ddp"),
         ("optimizer.betas=[0.9, 1]", "optimizer.betas"),
         ("trainer.seed=-1", "trainer.seed"),
         ("data.workers=-1", "data.workers"),
@@ -305,6 +304,13 @@ def test_a_recipe_that_was_written_by_hand_is_kept(tmp_path, brief):
 def test_what_can_be_checked_is_checked_before_the_directory_is_made(tmp_path, brief, shades, change, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path / "run", brief(change), data=shades(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_for_each_process(tmp_path, brief, shades):
+    message = r"data\.batch_size=32 must be at most 24: .* a batch for each of 2 processes"
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", brief("trainer.devices=2", "data.batch_size=32"), data=shades(), progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -22,7 +22,8 @@ def made(brief, shades):
     def make(*changes):
         recipe = brief(*changes)
         model, _ = build(recipe, shades())
-        return make_optimizer(recipe, model), model
+        steps = recipe.time_steps
+        return make_optimizer(recipe.optimizer, model, steps.lr if steps else None), model
 
     return make
 

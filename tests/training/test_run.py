@@ -26,7 +26,10 @@ SHORT = [*SMALL, "data.batch_size=256", "schedule.epochs=4", "schedule.warmup_ep
 
 def rows(directory) -> list[dict]:
     with open(directory / "metrics.csv") as file:
-        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {k: float(v) for k, v in row.items() if k not in ("seconds", "images_per_second")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def start(directory, *changes):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib import metadata
 
+from spikevit.cli import threads
+
 EXAMPLE = "example:\n  spikevit doctor"
 
 # library: the extra that brings it, what it is for
@@ -33,9 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.neurons import BACKENDS, LIF
     from spikevit.report.terminal import console, words
 
-    out = console()
+    out, why = console(), threads.chosen or ""
     out.print(f"spikevit {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    out.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    threads_here = torch.get_num_threads()
+    number = f"{threads_here} thread{'' if threads_here == 1 else 's'}"
+    out.print(f"CPU: {platform.machine()}, {number}{why and f' ({why})'}", soft_wrap=True)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     out.print(f"GPU: {', '.join(gpus) or 'none'}")
     out.print(f"neuron backends: {', '.join(BACKENDS)} (default: {LIF().backend})")

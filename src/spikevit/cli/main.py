@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
+from spikevit.cli import threads
 from spikevit.errors import printable
 
 VERBS = {
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="spikevit", description="Spiking vision transformers.")
     parser.add_argument("--version", action="version", version=f"spikevit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    program = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     for name, summary in VERBS.items():
         module = import_module(f"spikevit.cli.{name}") if name in argv[:1] else None
@@ -96,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_changes(rest) if hasattr(args, 'changes') else ''}")
     if rest:  # key=value behind an option, where argparse does not look for it
         args.changes += rest
+    if program:  # before anything imports torch
+        threads.choose()
     try:
         _import(args.imports)
         return args.run(args) or 0

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """A table of all, or the text of one."""
+    """Lists all, those for a CPU first, or prints the text of one."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -25,9 +25,10 @@ def run(args: argparse.Namespace) -> int:
         print(recipe_text(args.recipe), end="")
         return 0
     shown = console()
-    for name in shipped_recipes():
-        recipe = load_recipe(name)
-        gpu = ", for a GPU" if recipe.trainer.precision != "32-true" or "GPU" in about(name) else ""
+    recipes = {name: load_recipe(name) for name in shipped_recipes()}
+    for_gpu = {name: r.trainer.precision != "32-true" or "GPU" in about(name) for name, r in recipes.items()}
+    for name in sorted(recipes, key=for_gpu.__getitem__):
+        recipe, gpu = recipes[name], ", for a GPU" if for_gpu[name] else ""
         shown.print(name, style="bold", end="")
         shown.print(f"   {recipe.model.name} on {recipe.data.name}, {recipe.schedule.epochs} epochs{gpu}")
         shown.print(Padding(Text(f"{about(name)}."), (0, 0, 0, 2)))

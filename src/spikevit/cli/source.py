@@ -125,6 +125,12 @@ def load(args: argparse.Namespace, path: str | Path) -> Any:
     return load_model(path, device_of(args))
 
 
+def require_head(path: str | Path, about: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of a network without classes."""
+    if about["config"].get("num_classes") == 0:
+        raise ValueError(f"{path} has no head (num_classes=0) and names no classes: train it with one first")
+
+
 def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any], *, labels: bool = True) -> Data:
     """The data set that a checkpoint was trained on, or that of --data in the size of its model.
 
@@ -133,6 +139,8 @@ def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any]
     from spikevit.data.load import DATA_SETS, load_data_of
     from spikevit.errors import inside
 
+    if labels:
+        require_head(path, about)
     if not args.data and not (about.get("data") or {}).get("source"):
         raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
     if args.data and args.data not in DATA_SETS and Path(args.data).is_dir():

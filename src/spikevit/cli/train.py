@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from spikevit.cli import threads
 from spikevit.errors import inside
 from spikevit.recipes import shipped_recipes
 
@@ -35,11 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, tests, writes the report, and says where everything is."""
+    import torch
+
     from spikevit.cli.report import attempt
+    from spikevit.report.terminal import console
     from spikevit.training.recipe import load_recipe
     from spikevit.training.run import refuse_no_run, train
     from spikevit.training.sweep import combinations, is_sweep, new_sweep
 
+    torch.get_num_threads()  # it has read the environment now
+    threads.release()
+    if threads.chosen and threads.chosen.fewer and not args.quiet:
+        console(stderr=True).print(f"Threads: {threads.chosen}", soft_wrap=True)
     directory, recipe, epochs = args.resume, None, None
     if args.resume:
         epochs = epochs_of(args)

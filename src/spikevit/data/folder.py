@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikevit.data.batches import Draw
-from spikevit.data.images import load_image, pixels, seen
+from spikevit.data.images import SUFFIXES, load_image, pixels, seen
 from spikevit.data.optional import need
 from spikevit.data.sets import Data, DataInfo, Interpolation
 from spikevit.errors import printable
 
 PARTS = ("train", "val", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # of file managers, besides what begins with a point
+ARCHIVE = "__MACOSX"  # a folder that is in archives beside those of classes
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 TEST = 0.1  # share of a folder without parts
 Files = tuple[list[Path], list[int]]  # images and their labels
@@ -58,13 +60,17 @@ def load_folder(
         raise FileNotFoundError(f"root is {where}; it must hold train/<class>/<image> or <class>/<image>")
     given = own_parts(root)
     classes = folder_names(root / given[0] if given else root)
-    parts = {name: list_images(root / name, classes, given[0]) for name in given}
+    others: Counter[str] = Counter()
+    parts = {name: list_images(root / name, classes, others, given[0]) for name in given}
     if not given:
-        images = list_images(root, classes)
+        images = list_images(root, classes, others)
         bounds = {"test": TEST, "val": TEST + val_fraction, "train": 1.0}
         parts = {"test": images} if whole else cut(images, bounds)
     elif "train" in given and "val" not in given:
         parts |= cut(parts["train"], {"val": val_fraction, "train": 1.0})
+    if others:
+        right = f"images are files {', '.join(SUFFIXES)} in the folder of their class itself"
+        warnings.warn(printable(f"{root}: left out {named(others)}; {right}"))
 
     mean, std = (MEAN, STD) if channels == 3 else ((0.5,), (0.5,))
     info = DataInfo("folder", classes, channels, size, mean, std, crop_pct, interpolation)
@@ -83,27 +89,51 @@ def own_parts(root: Path) -> list[str]:
 
 def folder_names(root: Path) -> tuple[str, ...]:
     """The folders of root, sorted."""
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "." and p.name != ARCHIVE)
     if not names:
         raise FileNotFoundError(f"{root} has no folders; it must hold one for each class, with images in it")
     return tuple(names)
 
 
-def list_images(root: Path, classes: tuple[str, ...], first: str = "") -> Files:
-    """The images of root/<class> for these classes, those of `first`, in the order of their names."""
+def list_images(root: Path, classes: tuple[str, ...], others: Counter[str], first: str = "") -> Files:
+    """The images of root/<class> for these classes, those of `first`, in the order of their names.
+
+    others: counts what else lies in these folders, by kind (see `kind_of`).
+    """
     here = set(folder_names(root))
     missing, other = sorted(set(classes) - here), sorted(here - set(classes))
     if missing or other:
         raise ValueError(f"{root} has other classes than {first}: missing {missing or 'none'}, new {other or 'none'}")
     files, labels = [], []
     for label, name in enumerate(classes):
-        inside = (root / name).iterdir()
-        found = sorted(path for path in inside if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        inside = sorted(path for path in (root / name).iterdir() if not is_litter(path))
+        found = [path for path in inside if path.suffix.lower() in SUFFIXES]
+        left_out = Counter(kind_of(path) for path in inside if path.suffix.lower() not in SUFFIXES)
         if not found:
-            raise FileNotFoundError(f"{root / name} has no images ({', '.join(SUFFIXES)})")
+            there = f"; it has {named(left_out)}" if left_out else ""
+            raise FileNotFoundError(printable(f"{root / name} has no images ({', '.join(SUFFIXES)}){there}"))
+        others.update(left_out)
         files += found
         labels += [label] * len(found)
     return files, labels
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file manager or an archive left it, of which nothing is said."""
+    return path.name[0] == "." or path.name.lower() in LITTER or path.name == ARCHIVE
+
+
+def kind_of(path: Path) -> str:
+    """What is no image, as it is counted: its suffix, "folder" or "file without a suffix"."""
+    return "folder" if path.is_dir() else path.suffix.lower() or "file without a suffix"
+
+
+def named(kinds: Counter[str]) -> str:
+    """Kinds with their numbers, the most frequent first: "12 .heic, 1 folder"."""
+    first = kinds.most_common(5)
+    rest = kinds.total() - sum(n for _, n in first)
+    shown = [f"{n:,} {kind}{'s' if kind == 'folder' and n > 1 else ''}" for kind, n in first]
+    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
 
 
 def cut(images: Files, bounds: dict[str, float]) -> dict[str, Files]:
@@ -175,7 +205,8 @@ class FolderSet(Dataset):
             return load_image(self.files[index], self.channels, see), self.labels[index]
         except ValueError as error:
             if not self.skip:
-                raise ValueError(f"{error}; on_corrupt='skip' leaves such files out") from error
+                way = 'data.on_corrupt=skip in a recipe, on_corrupt="skip" in Python'
+                raise ValueError(f"{error}; {way} leaves such files out") from error
             if not self.corrupted[index]:
                 self.corrupted[index] = True
                 warnings.warn(printable(f"{error}; it is left out"), stacklevel=2)

@@ -1,7 +1,8 @@
 """One image: from its file to the pixels that a network is given, in training, in evaluation and for `predict`.
 
-Only formats that decode in this process are opened, whatever a file is called. What is seen of an image follows the
-data set (`seen`), so that an image of it, saved and read again, has the pixels that it had.
+Only formats that decode in this process are opened, whatever a file is called; of several pictures in a file (GIF,
+TIFF) the first. What lets through is laid on white. What is seen of an image follows the data set (`seen`), so that an
+image of it, saved and read again, has the pixels that it had.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from spikevit.files import regular_file
 from spikevit.schema import wrong
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "TIFF")  # none that starts a program, as EPS does
+SUFFIXES = (  # of files in these formats
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".tif", ".tiff"),
+)
 MOST = 2**26  # pixels of an image, which Pillow holds in four bytes each
 BYTES = 2**28  # of a file
 WHOLE = 2**24  # pixels of a scaled image; of a larger one only the part that is seen is made
@@ -70,13 +75,28 @@ def content(path: str | Path) -> bytes:
 
 
 def eight_bits(file: Any, mode: str) -> Any:
-    """The image with 8 bits a value; greys of 16 bits are scaled: x / 257, rounded."""
+    """The image with 8 bits a value, on white where it lets through; greys of 16 bits are scaled: x / 257, rounded."""
     if file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM")):  # which end at 16 bits
-        file = file.convert("I").point(greys(), "L")
+        scaled, clear = greys(), file.info.get("transparency")
+        if isinstance(clear, int):  # the one grey that lets through
+            scaled = [*scaled[:clear], 255, *scaled[clear + 1 :]]
+        file = file.convert("I").point(scaled, "L")
+        file.info.pop("transparency", None)
     if file.mode in ("I", "F"):
         kind = "whole" if file.mode == "I" else "floating-point"
         raise ValueError(f"its pixels are {kind} numbers of 32 bits, of no known range: save it with 8 or 16 bits")
-    return file.convert(mode)
+    return on_white(file).convert(mode)
+
+
+def on_white(file: Any) -> Any:
+    """The image as it looks on white paper: α · colour + (1 − α) · 255."""
+    if file.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in file.info:
+        return file
+    above = (file.convert("LA") if file.mode == "La" else file).convert("RGBA")
+    paper = need("PIL.Image", "train").new("RGBA", above.size, "white")
+    paper.alpha_composite(above)
+    paper.info = dict(above.info)  # EXIF, which says how it is turned
+    return paper
 
 
 @cache

@@ -95,6 +95,12 @@ class Fired:
                 most = torch.maximum(most, -least) if part.dtype.is_signed else most
                 self.most[name] = torch.maximum(self.most[name], most) if name in self.most else most
 
+    @property
+    def silent(self) -> str:
+        """How many layers never fired, in short; "" where all did."""
+        silent = sum(not most for most in self.most.values())
+        return f"{silent} of {len(self.most)} layers silent" if silent else ""
+
     def silence(self, where: str = "on these images") -> str:
         """What to say of layers that never fired; "" where all did."""
         return silence({name: float(most) for name, most in self.most.items()}, where)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ def build(
     was: what the model is, of a run that goes on; its weights come later. say: is called with a line for each thing
     that the recipe changes in the checkpoint it starts from, and for how much of the model learns.
     """
+    recipe = recipe if was else settled(recipe)
     m = recipe.model
     if data is None and recipe.data_given:
         raise ValueError("this run was given its data in Python (data_given): go on with train(directory, data=…)")
@@ -77,7 +79,9 @@ def _fresh(recipe: Recipe, fits: dict[str, Any], data: Data, say: Say) -> Spikin
     m = recipe.model
     if m.start:
         return _started(recipe, m.start, fits, data.info, say)
-    model = _sized(lambda: create_model(m.name, time_steps=m.time_steps, **fits, **m.config), recipe)
+    assert m.name is not None
+    name = m.name
+    model = _sized(lambda: create_model(name, time_steps=m.time_steps, **fits, **m.config), recipe)
     if m.ann:
         _refuse_no_twin(m.ann, model, data.info)
         model = start_from_ann(model, load_model(m.ann), _some_images(data).to(model.dtype))
@@ -113,6 +117,21 @@ def _some_images(data: Data, images: int = 256) -> Tensor:
 
 
 # --- going on from a checkpoint -------------------------------------------------------------------------------------
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves to the checkpoint of model.start: the model's name, and in what size and colours a
+    folder of images is seen.
+    """
+    m, d = recipe.model, recipe.data
+    sizes = {"image_size", "channels"} if d.name == "folder" and not recipe.data_given else set()
+    if not m.start or (m.name and all(getattr(d, size) for size in sizes)):
+        return recipe
+    saved = read_description(m.start)
+    c = saved.outline().config
+    seen = {"image_size": c.image_size, "channels": c.in_channels if c.in_channels in (1, 3) else 3}
+    data = replace(d, **cast(Any, {size: getattr(d, size) or seen[size] for size in sizes}))
+    return replace(recipe, model=replace(m, name=m.name or saved.name), data=data)
 
 
 def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, say: Say) -> SpikingModel:
@@ -154,6 +173,8 @@ def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, sa
 
 
 def _refuse_other_model(m: ModelRecipe, path: str, saved: Description) -> None:
+    if m.name is None:
+        return
     family = model_entry(m.name).build.__name__
     if saved.name not in (None, m.name) or saved.family != family:
         other = saved.name or f"the name of a {saved.family}"

@@ -13,6 +13,7 @@ from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
 from spikevit.training.loggers import log
 from spikevit.training.module import NonFiniteLoss
+from spikevit.training.pace import Pace
 from spikevit.training.resume import tensors_of
 from spikevit.training.rows import append_rows
 
@@ -27,9 +28,10 @@ class RunFiles(pl.Callback):
     weights, loops.
     """
 
-    def __init__(self, directory: Path, about: dict[str, Any]):
+    def __init__(self, directory: Path, about: dict[str, Any], pace: Pace):
         self.directory = directory
         self.about = about
+        self.pace = pace
         self.best = (False, -1.0, 0.0)  # target met, accuracy, minus loss
         self.started = time.monotonic()
 
@@ -49,6 +51,7 @@ class RunFiles(pl.Callback):
         """Writes everything, if all of it is finite; each file whole or not at all."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} | pl_module.validated
         row = epoch_row(trainer, metrics, time.monotonic() - self.started)
+        row["images_per_second"] = round(self.pace.rate, 1)  # of training, validation not counted
         refuse_non_finite(trainer, pl_module, row)
         figures = (pl_module.trained.meets_target, row["val_accuracy"], -row["val_loss"])
         improved, self.best = figures > self.best, max(figures, self.best)
@@ -113,6 +116,7 @@ class SpikeRates(pl.Callback):
         """Writes the epoch's rates."""
         assert self.counted is not None
         self.counted.__exit__()
+        pl_module.silent = self.counted.alive.silent
         rows, means = [], {}
         for name, rates in self.counted.rates().items():
             means[f"firing_rate/{name}"] = float(rates.mean())
@@ -126,23 +130,23 @@ class SpikeRates(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """A live bar over the whole run with loss and validation accuracy, and a line for every few epochs behind it."""
+    """A live bar over the whole run with loss, validation accuracy, pace and the time that is left, and a line for
+    every few epochs behind it. Where there is no terminal, a line with an estimate after the first steps, and one for
+    every epoch, each written at once.
+    """
 
-    def __init__(self, console: Any = None):
+    def __init__(self, pace: Pace, console: Any = None):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self.pace = pace
         self.console = console or Console()
-        columns = [
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        ]
-        self.bar = Progress(*columns, console=self.console, refresh_per_second=4)
+        columns = [BarColumn(bar_width=20), TextColumn("{task.fields[status]}"), TimeElapsedColumn()]
+        live = self.console.is_terminal
+        self.bar = Progress(*columns, console=self.console, refresh_per_second=4, disable=not live)
         self.task: Any = None
         self.status = ""
+        self.estimated = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The bar spans all steps, those of the run before it was resumed included."""
@@ -153,20 +157,29 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """One step further."""
-        if self.task is not None:
-            status = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self.status}"
+        if self.task is None:
+            return
+        if self.console.is_terminal:
+            status = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{self.status}  {self.pace}"
             self.bar.update(self.task, completed=trainer.global_step, status=status)
+        elif self.pace.settled and not self.estimated:
+            self.estimated = True
+            self.console.print(str(self.pace), highlight=False, soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """The newest figures; about ten lines in all stay on the screen."""
+        """The newest figures; on a terminal about ten lines in all stay."""
         m = trainer.callback_metrics
         self.status = f"  loss {m['loss_epoch']:.3f}  validation {m['val_accuracy']:.2%}"
+        self.status += f"  [bold red]{pl_module.silent}[/]" if pl_module.silent else ""
         epoch = trainer.current_epoch + 1
         if self.task is None:
             return
+        live, last = self.console.is_terminal, epoch == trainer.max_epochs
         self.bar.update(self.task, status=f"epoch {epoch}/{trainer.max_epochs}{self.status}")
-        if epoch % max(1, trainer.max_epochs // 10) == 0 or epoch == trainer.max_epochs:
-            self.console.print(f"epoch {epoch:>3}{self.status}", highlight=False)
+        if not live or epoch % max(1, trainer.max_epochs // 10) == 0 or last:
+            pace = "" if live or last else f"  {self.pace}"
+            self.estimated = True
+            self.console.print(f"epoch {epoch:>3}{self.status}{pace}", highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves the terminal as it was, however the run ended."""

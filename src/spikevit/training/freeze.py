@@ -52,7 +52,7 @@ def keep_frozen_(model: SpikingModel) -> None:
     """
     for module in model.base.modules():
         own = list(module.parameters())
-        if own and not isinstance(module, OnGrid) and not any(parameter.requires_grad for parameter in own):
+        if own and not any(parameter.requires_grad for parameter in own):
             for part in module.modules():
                 part.training = part.training and isinstance(part, OnGrid)
 

@@ -60,9 +60,10 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.train_set = train_set(recipe, data)
-        make_optimizer(recipe, model)  # whether it can be made, now and not when training starts
+        self._optimizer()  # whether it can be made, now and not when training starts
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
+        self.silent = ""  # how many layers of neurons never fired in validation, in short
         self.began = False
         self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=RE_ESTIMATED)  # batches of this epoch
         self.modes: dict[str, bool] = {}  # which modules train, by name
@@ -175,11 +176,15 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser of `make_optimizer`; the schedule moves every step."""
         lr = self.recipe.optimizer.lr
-        optimizer = make_optimizer(self.recipe, self.model)
+        optimizer = self._optimizer()
         # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
         per_epoch = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
         scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, lr, self.recipe.schedule) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        steps = self.recipe.time_steps
+        return make_optimizer(self.recipe.optimizer, self.model, steps.lr if steps else None)
 
     def on_train_epoch_start(self) -> None:
         """The order of the images is that of this epoch."""

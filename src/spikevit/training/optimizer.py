@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from torch import nn
@@ -15,13 +16,34 @@ from spikevit.errors import inside, unknown
 from spikevit.models import SpikingModel
 from spikevit.models.depths import depths
 from spikevit.neurons import TimeGate
-from spikevit.schema import fit, wrong
-
-if TYPE_CHECKING:
-    from spikevit.training.recipe import OptimizerRecipe, Recipe
+from spikevit.schema import Checked, NotNegative, Positive, Range, fit, wrong
 
 TIMM = "timm:"
 OWN = ("params", "lr", "weight_decay", "betas")  # what the recipe has fields for
+Beta = Annotated[float, Range(least=0, below=1)]
+
+
+@dataclass
+class OptimizerRecipe(Checked):
+    """name: of torch.optim in lower case, or timm:NAME where timm is installed. lr: peak learning rate.
+
+    weight_decay: of weight matrices and kernels, not of biases and norms; what it means is the optimiser's own matter
+    (AdamW: apart from the gradient; Adam, SGD: added to it). betas: where the optimiser has them. layer_decay: the
+    learning rate of layer l is lr · layer_decay^(L − l), from the stem, l = 0, to the head, L. options: more arguments
+    of the optimiser, such as {momentum: 0.9} of sgd.
+    """
+
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = 0.05
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    name: str = "adamw"
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name.startswith(TIMM):  # timm may be missing where a recipe is only read
+            chosen(self)
 
 
 def names() -> dict[str, type[torch.optim.Optimizer]]:
@@ -76,13 +98,12 @@ def _options(kind: Callable[..., Any], taken: Mapping[str, Any], options: Mappin
     return {name: fit(value, hints.get(name, Any), f"optimizer.options.{name}") for name, value in options.items()}
 
 
-def make_optimizer(recipe: Recipe, model: SpikingModel) -> torch.optim.Optimizer:
+def make_optimizer(o: OptimizerRecipe, model: SpikingModel, scores_lr: float | None = None) -> torch.optim.Optimizer:
     """The recipe's optimiser of all parameters that learn; the first group has the recipe's own learning rate.
 
     lr_l = lr · layer_decay^(L − l) for a parameter of depth l (`models.depths`). Biases, norms and other vectors do not
-    decay. Scores of dynamic time steps have a learning rate of their own.
+    decay. Scores of dynamic time steps have a learning rate of their own, scores_lr; without it they do not learn.
     """
-    o, steps = recipe.optimizer, recipe.time_steps
     scores = [p for m in model.modules() if isinstance(m, TimeGate) for p in m.parameters()]
     apart = set(map(id, scores))
     learning = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in apart}
@@ -94,6 +115,6 @@ def make_optimizer(recipe: Recipe, model: SpikingModel) -> torch.optim.Optimizer
         lr = {} if depth == last else {"lr": o.lr * o.layer_decay ** (last - depth)}
         groups.append({"params": [p for p in parameters if p.dim() > 1], **lr})
         groups.append({"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0, **lr})
-    if steps and scores:
-        groups.append({"params": scores, "weight_decay": 0.0, "lr": steps.lr})
+    if scores and scores_lr is not None:
+        groups.append({"params": scores, "weight_decay": 0.0, "lr": scores_lr})
     return chosen(o)(groups)

@@ -19,9 +19,8 @@ from spikevit.errors import unknown
 from spikevit.files import as_path, parse_yaml, read_text
 from spikevit.recipes import recipe_text, shipped_recipes
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
-from spikevit.training.optimizer import TIMM, chosen
+from spikevit.training.optimizer import OptimizerRecipe
 
-Beta = Annotated[float, Range(least=0, below=1)]
 FREE = (  # what may change while a run is interrupted: where files lie, and what computes the same
     *("data.root", "data.workers", "model.start", "model.ann", "model.backend"),
     *("trainer.accelerator", "trainer.strategy", "trainer.wandb"),
@@ -30,7 +29,8 @@ FREE = (  # what may change while a run is interrupted: where files lie, and wha
 
 @dataclass
 class ModelRecipe(Checked):
-    """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
+    """name: one of `spikevit models`; None is the checkpoint's with start, else "spikformer_tiny". time_steps: None is
+    the model's own. config: other fields of its config.
 
     start: a checkpoint of the same model to go on from. Its config is taken whole; time_steps and config change it,
     which is said. With config.grid_bits it is quantised first (exact mode). transfer: the data may have other classes,
@@ -41,7 +41,7 @@ class ModelRecipe(Checked):
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
-    name: str = "spikformer_tiny"
+    name: str | None = None
     start: str | None = None
     transfer: bool = False
     ann: str | None = None
@@ -52,6 +52,8 @@ class ModelRecipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is None and not self.start:
+            self.name = "spikformer_tiny"
         if self.start and self.ann:
             raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
         if self.transfer and not self.start:
@@ -69,29 +71,6 @@ class DataRecipe(DataSource):
 
     batch_size: Count = 64
     workers: Natural = 0
-
-
-@dataclass
-class OptimizerRecipe(Checked):
-    """name: of torch.optim in lower case, or timm:NAME where timm is installed. lr: peak learning rate.
-
-    weight_decay: of weight matrices and kernels, not of biases and norms; what it means is the optimiser's own matter
-    (AdamW: apart from the gradient; Adam, SGD: added to it). betas: where the optimiser has them. layer_decay: the
-    learning rate of layer l is lr · layer_decay^(L − l), from the stem, l = 0, to the head, L. options: more arguments
-    of the optimiser, such as {momentum: 0.9} of sgd.
-    """
-
-    lr: Positive = 1e-3
-    weight_decay: NotNegative = 0.05
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    name: str = "adamw"
-    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.name.startswith(TIMM):  # timm may be missing where a recipe is only read
-            chosen(self)
 
 
 @dataclass

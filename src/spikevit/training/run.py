@@ -29,12 +29,14 @@ from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
 from spikevit.models import SpikingModel
 from spikevit.schema import of_kind, wrong
 from spikevit.training.backend import pl
-from spikevit.training.build import build
+from spikevit.training.build import build, settled
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
 from spikevit.training.dev_run import Stopwatch, tried
 from spikevit.training.evaluate import evaluate, logits_per_step
 from spikevit.training.loggers import Logged, loggers
+from spikevit.training.machine import refuse_other_machine
 from spikevit.training.module import Classifier, NonFiniteLoss, lr_at
+from spikevit.training.pace import Pace
 from spikevit.training.recipe import Recipe, load_recipe
 from spikevit.training.resume import (
     Origin,
@@ -215,6 +217,8 @@ def _prepared(
     """What trains, what is trained, and what is read of the resume.ckpt to go on from. Writes nothing."""
     path = directory / "resume.ckpt"
     state = read_resume(path) if path.exists() else None
+    refuse_other_machine(recipe.trainer, new=state is None)
+    recipe = settled(recipe) if state is None else recipe
     was = origin_of(state, path) if state is not None else None
     shown = progress and not is_helper(recipe)
     say: Callable[[str], Any] = (lambda line: print(printable(line))) if shown else (lambda line: None)
@@ -267,7 +271,7 @@ def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, s
 
 def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume: ResumeFile, progress: bool) -> Any:
     """Lightning's trainer as the recipe wants it; data order and checkpoints are ours. Makes no file yet."""
-    t = recipe.trainer
+    t, pace = recipe.trainer, Pace()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
@@ -276,8 +280,8 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume:
         **{"precision": t.precision, "accumulate_grad_batches": t.accumulate, "gradient_clip_val": t.clip_norm},
         **{"deterministic": t.deterministic, "sync_batchnorm": t.sync_bn},
     }
-    callbacks: list[Any] = [RunFiles(directory, about), SpikeRates(directory), Logged(about["recipe"])]
-    callbacks += [Progress()] if progress else []
+    callbacks: list[Any] = [pace, RunFiles(directory, about, pace), SpikeRates(directory), Logged(about["recipe"])]
+    callbacks += [Progress(pace)] if progress else []
     options |= {"max_epochs": recipe.schedule.epochs, "logger": loggers(recipe, directory, progress)}
     if t.fast_dev_run:
         callbacks = [Stopwatch()]
