@@ -27,7 +27,7 @@ from spikevit.files import as_path, parse_json, regular_file, write_atomically
 from spikevit.models.base import SpikingModel
 from spikevit.models.registry import change_config, config_to_dict, find_family, list_models
 from spikevit.models.running import zoo_network
-from spikevit.schema import Checked, NotNegative, read
+from spikevit.schema import Checked, NotNegative, read, wrong
 
 KEY, DIGEST = "spikevit", "sha256"  # of the metadata
 FORMAT = 3  # 1: without methods; 2: with them; 3: with a digest
@@ -109,6 +109,11 @@ def model_writer(model: SpikingModel, **about: Any) -> Callable[[Path], Any]:
     check_about(about, description)
     refuse_non_finite(tensors, "the model is not saved")
     _refuse_undescribed(model, description)
+    for name, value in about.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise wrong(name, value, f"plain data (numbers, text, lists, mappings): {error}") from None
     text = json.dumps({name: getattr(description, name) for name in OWN} | about)
     return partial(save_file, tensors, metadata={KEY: text, DIGEST: digest(text, tensors)})
 

@@ -467,5 +467,7 @@ def add_halting(
             )
     if config is None:
         config = read(HaltingConfig, options, "halting")
+    elif options:
+        raise ValueError(f"config and {', '.join(options)} are given: take one, a HaltingConfig or its fields")
     of_kind("config", config, HaltingConfig, "a HaltingConfig, or left out: its fields are options, such as gamma=10.0")
     return Halting(model, config, masked=masked)

@@ -103,7 +103,7 @@ def _refuse_unfit(model: Any, dataset: Any, info: Any) -> None:
     """Refuses what is no model, no part of a data set or no description of one, and those of other classes."""
     zoo_network(model, "evaluation").require_classes("evaluation")
     of_kind("info", info, DataInfo, "a DataInfo, as data.info is one")
-    if not hasattr(dataset, "__len__"):
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):  # as all data, and a loader, lack one
         raise wrong("dataset", dataset, 'a Dataset with a length, such as data.split("test")')
     if info.num_classes != model.config.num_classes:
         raise ValueError(
@@ -118,6 +118,11 @@ def inputs(
     """Batches of images as the model takes them, which `finite` has seen, and labels."""
     for images, labels in loader:
         check_labels(labels, info)
+        if images.shape[-2:] != info.image_size:
+            raise ValueError(
+                f"images are {tuple(images.shape[1:])}, info has image_size={info.image_size}: resize them, or describe "
+                "them as they are"
+            )
         x = as_input(images, model, info)
         finite.see("images", x)
         yield x, labels
