@@ -120,7 +120,7 @@ def inputs(
         check_labels(labels, info)
         if images.shape[-2:] != info.image_size:
             raise ValueError(
-                f"images are {tuple(images.shape[1:])}, info has image_size={info.image_size}: resize them, or describe "
+                f"images are {tuple(images.shape[1:])}, info has image_size={info.image_size}: resize them or describe "
                 "them as they are"
             )
         x = as_input(images, model, info)
