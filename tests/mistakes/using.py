@@ -137,7 +137,7 @@ MISTAKES = [
     M("the path of a model to look at",
       'firing_rates("digits.safetensors", grey)', "model", "digits.safetensors", "load_model"),
     M("images for a function", "observe(rgb, x).__enter__()", "fn", "tensor", "fn(name, spikes)"),
-    M("several batches to record", "record_spikes(rgb, [x, x])", "images", "2", "one batch"),
+    M("several batches to record", "record_spikes(rgb, [x, x])", "images", "several", "one batch"),
     M("no images to calibrate on", "calibrate(rgb, [])", "images", "no images", "at least one"),
     M("images of another size of channels to calibrate on",
       "calibrate(rgb, grey)", "channels", "(4, 1,", "in_channels=3"),

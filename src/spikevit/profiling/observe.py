@@ -114,11 +114,14 @@ def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: weights, images or membrane currents that are not finite.
     """
-    if not isinstance(images, Tensor):
-        raise wrong("images", images, "one batch, a tensor (B, C, H, W); of several, firing_rates keeps the counts")
     spikes: dict[str, Tensor] = {}
+
+    def new_batch() -> None:
+        if spikes:
+            raise ValueError("images are several batches; record_spikes takes one batch, firing_rates takes several")
+
     with observe(model, spikes.__setitem__):
-        run(model, images)
+        run(model, images, new_batch)
     return spikes
 
 

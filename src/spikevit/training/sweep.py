@@ -81,7 +81,7 @@ def new_sweep(source: str | Path, runs: dict[str, list[str]], directory: str | P
                 raise ValueError(f"trainer.fast_dev_run={tried} tries one recipe: leave the lists of values out")
             for field in ("devices", "nodes"):
                 if (value := getattr(recipe.trainer, field)) > 1:
-                    raise wrong(f"trainer.{field}", value, f"trainer.{field}=1: a sweep is of runs of one process")
+                    raise wrong(f"trainer.{field}", value, f"trainer.{field}=1: a sweep is of recipes for one process")
             check(recipe, directory / name)
     for name, recipe in recipes.items():
         new_run(recipe, directory / name)
