@@ -397,3 +397,25 @@ def test_full_disk_leaves_the_old_checkpoint(saved):
     assert "File too large" in done.stdout
     assert same(load_model(path), model)
     assert list(path.parent.iterdir()) == [path]
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+def test_devices(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save_model(create_model("spikformer_tiny", image_size=16), path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for device in ("cpu", "auto", torch.device("cpu")):
+        assert load_model(path, device=device).device == torch.device("cpu")
+    for device in ("cuda", "cuda:0", "gpu", torch.device("cuda", 1), 0, None, ""):
+        with pytest.raises(ValueError, match=f"^device={device} must be auto or a device that is here: cpu"):
+            load_model(path, device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    went = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: went.append(str(device)) or model)
+    for device in ("auto", "cuda", "cuda:1", torch.device("cuda:0")):
+        load_model(path, device)
+    assert went == ["cuda", "cuda", "cuda:1", "cuda:0"]

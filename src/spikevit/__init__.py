@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from spikevit.profiling.count import count
     from spikevit.profiling.observe import firing_rates, observe, record_spikes
     from spikevit.profiling.profile import profile
+    from spikevit.profiling.spike_driven import check
 
 _WHERE = {
     "add_early_exit": "adaptive",
     "add_halting": "adaptive",
     "allocate_time_steps": "adaptive",
     "calibrate": "profiling.calibrate",
+    "check": "profiling.spike_driven",
     "convert": "conversion.convert",
     "count": "profiling.count",
     "create_model": "models",
@@ -53,6 +55,7 @@ __all__ = [
     "add_halting",
     "allocate_time_steps",
     "calibrate",
+    "check",
     "convert",
     "count",
     "create_model",

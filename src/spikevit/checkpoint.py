@@ -20,35 +20,50 @@ from torch import Tensor, nn
 
 from spikevit.adaptive import apply_methods
 from spikevit.data.sets import DataInfo
+from spikevit.devices import find_device
 from spikevit.errors import inside, refuse_non_finite
 from spikevit.files import parse_json, regular_file, write_atomically
 from spikevit.models.base import SpikingModel
-from spikevit.models.registry import change_config, config_to_dict, families
+from spikevit.models.registry import change_config, config_to_dict, find_family
 from spikevit.schema import Checked, NotNegative, read
 
 KEY, DIGEST = "spikevit", "sha256"  # of the metadata
 FORMAT = 3  # 1: without methods; 2: with them; 3: with a digest
 FITS = ("num_classes", "in_channels", "image_size")  # what a transfer may change
+FREE = ("drop_path_rate",)  # what neither weights nor evaluation depend on
 
 
 @dataclass(frozen=True)
 class Description(Checked):
-    """What every checkpoint says of its model. methods: what was applied to it (see `adaptive`), with options."""
+    """What every checkpoint says of its model. methods: what was applied to it (see `adaptive`), with options.
+
+    module: where its class was defined. It is named in errors, and never imported.
+    """
 
     format: int
     family: str
     config: dict[str, Any]
     name: str | None = None
     methods: tuple[tuple[str, dict[str, Any]], ...] = ()
+    module: str | None = None
 
     def build(self) -> SpikingModel:
         """The model, with fresh weights."""
-        build, config = families().get(self.family, (None, None))
-        if build is None or config is None:
-            raise ValueError(f"a {self.family}, which this version of spikevit does not know")
-        model = build(change_config(config, self.config))
+        entry = find_family(self.family)
+        if entry is None:
+            raise ValueError(self._unregistered())
+        model = entry.build(change_config(entry.config, self.config))
         model.name = self.name
         return apply_methods(model, self.methods)
+
+    def _unregistered(self) -> str:
+        """What the model is, where its class is not registered, and how it would be."""
+        module = self.module or ""
+        if module.partition(".")[0] == "spikevit" or not all(part.isidentifier() for part in module.split(".")):
+            return f"a {self.family}, which this version of spikevit does not know"
+        if module == "__main__":
+            return f"a {self.family} that a script or notebook defined: run its definition first, or make it a module"
+        return f"a {self.family} of {module}: --import {module}, in Python `import {module}`"
 
     def outline(self) -> SpikingModel:
         """The model on the meta device, without memory for its weights."""
@@ -62,7 +77,8 @@ OWN = tuple(Description.__dataclass_fields__)  # the rest of what a checkpoint s
 def describe(model: SpikingModel) -> Description:
     """What a checkpoint of the model says of it."""
     config = config_to_dict(model.config)
-    return Description(FORMAT, type(model.base).__name__, config, model.name, model.methods)
+    build = type(model.base)
+    return Description(FORMAT, build.__name__, config, model.name, model.methods, build.__module__)
 
 
 def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
@@ -98,8 +114,8 @@ def _refuse_undescribed(model: SpikingModel, description: Description) -> None:
     if differ := _differences(shapes(description.outline().state_dict()), shapes(model.state_dict())):
         raise ValueError(
             f"{description.name or description.family} is not what its config says and could not be loaded: "
-            f"{_few(differ, 'by its config', 'in the model')}. For other classes, channels or sizes make a model with "
-            "create_model(…, num_classes=…) and load_weights(…, transfer=True)"
+            f"{_few(differ, 'by its config', 'in the model')}. For other classes: model.reset_classifier(N). For other "
+            "channels or sizes: create_model(…), and load_weights(…, transfer=True)"
         )
 
 
@@ -174,12 +190,18 @@ def check_about(about: Mapping[str, Any], description: Description) -> None:
             raise ValueError(f"its data are of {field}={value}, its network of {field}={ours}")
 
 
-def load_model(path: str | Path) -> SpikingModel:
-    """The model saved at `path`, on the CPU, in evaluation mode.
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> SpikingModel:
+    """The model saved at `path`, in evaluation mode.
+
+    Args:
+        path: a .safetensors file of spikevit.
+        device: where it goes: "cpu", "cuda", "cuda:1", a torch.device, or "auto", which is a GPU where there is one.
 
     Raises:
-        ValueError: no such file, a truncated or changed one, not a checkpoint of spikevit, weights that are not finite.
+        ValueError: no such device; no such file, a truncated or changed one, not a checkpoint of spikevit, weights that
+            are not finite; a model of a module that was not imported, which it names.
     """
+    there = find_device(device)
     _, description, text, sha = _read(path)
     try:
         outline = description.outline()
@@ -188,7 +210,7 @@ def load_model(path: str | Path) -> SpikingModel:
     tensors = _tensors(path, text, sha, outline, f"{path} contradicts itself")
     model = description.build()
     model.load_state_dict(tensors, assign=True)
-    return model.eval()
+    return model.to(there).eval()
 
 
 def _tensors(
@@ -232,7 +254,8 @@ def load_weights(
     Args:
         differ: fields of the config in which they may differ, such as "time_steps" or "neuron".
         transfer: the model may be for other classes, channels or image sizes. What depends on these (the head, the
-            first convolution, the mixing of tokens of some) then stays as it is in the model; see `fresh_tensors`.
+            first convolution, the mixing of tokens of some) then stays as it is in the model; see `fresh_tensors`. To
+            a model with num_classes=0 the weights go without the head.
         classes: names of the model's classes. A transfer keeps the head of a checkpoint that was for these.
 
     Raises:
@@ -246,7 +269,7 @@ def load_weights(
     if [name for name, _ in model.methods] != [name for name, _ in description.methods]:
         theirs, ours = ([name for name, _ in m] or "none" for m in (description.methods, model.methods))
         raise ValueError(f"{called} with the methods {theirs}; this model has {ours}: see spikevit.adaptive")
-    allowed = {*differ, *(FITS if transfer else ())}
+    allowed = {*differ, *FREE, *(FITS if transfer else ())}
     differences = config_differences(description, model).items()
     other = {name: both for name, both in differences if name.split(".")[0] not in allowed}
     if other:
@@ -256,7 +279,8 @@ def load_weights(
             hint = "; for a network that goes on with other classes, channels or sizes: transfer=True"
         raise ValueError(f"{called}, which differs from this model in {', '.join(other)} ({fields}){hint}")
     fresh = _fresh(model, about, description, classes) if transfer else []
-    tensors = _tensors(path, text, sha, model, f"{called}, whose tensors differ", fresh)
+    left = () if model.config.num_classes or not transfer else head_tensors(description)
+    tensors = _tensors(path, text, sha, model, f"{called}, whose tensors differ", {*fresh, *left})
     state = {name: t for name, t in model.state_dict().items() if name in fresh}
     model.load_state_dict(state | tensors, assign=not keep_dtype)
     return model
@@ -292,7 +316,9 @@ def head_tensors(description: Description) -> set[str]:
 
 def config_differences(description: Description, model: SpikingModel) -> dict[str, tuple[Any, Any]]:
     """Fields of the config in which a checkpoint and a model differ, with both values; "neuron.tau" is one."""
-    config: Any = families()[description.family].config
+    entry = find_family(description.family)
+    assert entry is not None  # that of the model
+    config: Any = entry.config
     theirs, ours = (_flat(config_to_dict(c)) for c in (change_config(config, description.config), model.config))
     return _differences(theirs, ours)
 

@@ -256,10 +256,12 @@ def test_eval(cli, split):
     score = evaluate(load_model(path), data.split(split), data.info)
     status, out, _ = cli("eval", path, "--split", split)
     line = f"{score.accuracy:.2%}: {score.right} of {score.total} {split} images of digits right, 1 of 1 time steps\n"
-    assert (status, out) == (0, line)
+    assert status == 0 and out.startswith(f"{line}Accuracy is at chance: {score.right} of {score.total} images")
+    assert ("silent" in out) == bool(score.silence)
     status, out, _ = cli("eval", path, "--split", split, "--json")
     answer = {"accuracy": score.accuracy, "right": score.right, "total": score.total, "split": split}
-    answer |= {"work": 1.0, "work_unit": "time steps"}
+    answer |= {"work": 1.0, "work_unit": "time steps", "silence": score.silence, "at_chance": score.at_chance}
+    answer["chance"] = max(map([label for _, label in data.split(split)].count, range(10))) / score.total
     assert (status, json.loads(out)) == (0, answer)
     status, out, _ = cli("eval", path, "--split", split, "--json", "--batch-size", 50)
     assert (status, json.loads(out)["total"]) == (0, score.total)

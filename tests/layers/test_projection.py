@@ -106,13 +106,15 @@ def test_still_image_equals_its_repetition(make, training):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_running_variance_counts_every_step():
-    """Bessel's factor is that of T·B·H·W values: 12 values seen three times are 36."""
+@pytest.mark.parametrize("momentum, batches, share", [(0.1, 0, 0.1), (0.3, 5, 0.3), (None, 0, 1.0), (None, 3, 0.25)])
+def test_running_variance_counts_every_step(momentum, batches, share):
+    """Bessel's factor is that of T·B·H·W values: 12 values seen three times are 36. None is the mean over batches."""
     layer = ready(ConvBN(C, D, kernel=1), True)
+    layer.bn.momentum, layer.bn.num_batches_tracked[...] = momentum, batches
     still = maps(B, 2, 3, C).expand(T, B, 2, 3, C)
     values = reference(layer.conv, nn.Identity(), still).reshape(-1, D)
     assert len(values) == 36
-    expected = 0.9 * layer.bn.running_var + 0.1 * values.var(0, correction=1)
+    expected = (1 - share) * layer.bn.running_var + share * values.var(0, correction=1)
     layer(still)
     close(layer.bn.running_var, expected.detach())
 

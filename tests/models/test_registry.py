@@ -217,7 +217,7 @@ def test_registering_a_name():
         ("qkformer_tiny", {"stem": "cifr"}, "unknown stem 'cifr'; did you mean cifar"),
         ("spikformer_tiny", {"time_steps": 0}, "time_steps=0 must be a whole number of at least 1"),
         ("spikformer_tiny", {"time_steps": 2.0}, "time_steps=2.0 must be a whole number of at least 1"),
-        ("spikformer_tiny", {"num_classes": 0}, "num_classes=0 must be a whole number of at least 1"),
+        ("spikformer_tiny", {"num_classes": -1}, "num_classes=-1 must be a whole number of at least 0"),
         ("spikformer_tiny", {"in_channels": -1}, "in_channels=-1 must be a whole number of at least 1"),
         ("spikformer_tiny", {"num_heads": 5}, r"num_heads=5 does not divide the width 64; these do: [1, 2, 4, 8"),
         ("qkformer_tiny", {"num_heads": 32}, r"num_heads=32 does not divide the width 16; these do: [1, 2, 4, 8, 16]"),

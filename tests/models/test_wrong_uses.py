@@ -118,7 +118,7 @@ def refuses(kind):
         ("depth", True, "a whole number"),
         ("dropout", float("nan"), "a finite number"),
         ("bias", 1, "true or false"),
-        ("num_classes", -1, "a whole number of at least 1"),
+        ("num_classes", -1, "a whole number of at least 0"),
         ("time_steps", 0, "a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=f"{field}={value} must be {right}"):

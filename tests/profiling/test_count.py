@@ -474,7 +474,7 @@ def test_several_arguments():
         (iter(()), "data holds no images"),
         (torch.randn(0, 8), r"at least one image; got \(0, 8\)"),
         ([torch.randn(2, 8), torch.randn(0, 8)], r"at least one image; got \(0, 8\)"),
-        ([{"x": torch.randn(2, 8)}], "a batch must be a tensor"),
+        ([{"x": torch.randn(2, 8)}], "images must be a tensor; got dict"),
         ([()], "got nothing"),
         ([(torch.randn(2, 8), torch.zeros(2))], r"Linear does not take \(2, 8\), \(2,\): .*a batch may be a tuple"),
     ],

@@ -93,8 +93,9 @@ def test_every_section_is_there(runs, show, name):
     path = runs / f"{name}.html"
     assert path.stat().st_size < 6_000_000
     page = show(path)
-    assert page.locator("nav a").all_inner_texts() == TITLES
-    assert page.locator("h2").all_inner_texts() == TITLES[1:] and page.locator("h1").count() == 1
+    titles = TITLES[:-1] if name in ("stas/report", "exit/report") else TITLES  # nothing empty: they were not converted
+    assert page.locator("nav a").all_inner_texts() == titles
+    assert page.locator("h2").all_inner_texts() == titles[1:] and page.locator("h1").count() == 1
     for section in page.locator("section").all():
         assert section.locator(".facts, .chart, table, .note").count(), section.get_attribute("id")
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
@@ -115,14 +116,15 @@ def test_what_each_kind_of_run_shows(runs, show):
     page = show(runs / "stas" / "report.html")
     assert page.locator("h1").inner_text() == "spikformer_tiny with halting on digits"
     assert page.locator("img[alt^='Halting map']").count() == 3
-    assert "was not converted" in page.locator("#conversion").inner_text()
     page = show(runs / "exit" / "report.html")
     assert page.locator("h1").inner_text() == "spikformer_tiny with early exit on digits"
     assert "Images by the time step at which they exit" in page.locator("#images").inner_text()
     page = show(runs / "comparison.html")
     assert page.locator("h1").inner_text() == "Comparison of 3 runs"
     assert "early_exit.tolerance" in page.locator("#recipes").inner_text()
-    assert page.locator("#cost .chart").count() >= 2 and page.locator("#steps-2 tbody tr").count() > 5
+    assert page.locator("#cost .chart").count() >= 2 and page.locator("[id^=steps-] tbody tr").count() > 5
+    accuracies = page.locator("#runs tbody tr td:nth-child(2)").evaluate_all("(c) => c.map((e) => +e.dataset.value)")
+    assert len(accuracies) == 3 and accuracies == sorted(accuracies, reverse=True)
     assert page.locator(".warning").count() == 0, "the same data set"
 
 
@@ -141,12 +143,12 @@ def test_figures_are_those_of_the_run(runs, show):
     costs = profile(model, x.split(4))
     shown = dict(
         page.locator("#energy tbody tr").evaluate_all(
-            "(r) => r.map((e) => [e.cells[0].innerText, e.cells[3].innerText])"
+            "(r) => r.map((e) => [e.cells[0].firstChild.textContent, e.cells[1].dataset.value])"
         )
     )
     for name, cost in costs.costs.items():
         assert float(shown[name]) == pytest.approx(cost.energy.mj * 1e3, rel=1e-3)
-    assert "model, not measurement" in page.locator("#energy caption").inner_text()
+    assert "model, not measurement" in page.locator("#energy caption").text_content()
 
 
 def test_tables_sort_and_filter(runs, show):
@@ -234,6 +236,32 @@ def test_keyboard_phone_and_print(runs, show):
     assert _luminance(page.evaluate("getComputedStyle(document.body).color")) < 0.1, "black on white"
 
 
+CUT = """(texts) => texts.filter((e) => e.getClientRects().length).filter((e) => {
+    const [box, own] = [e.ownerSVGElement.getBoundingClientRect(), e.getBoundingClientRect()];
+    const sideways = own.left < box.left - 1 || own.right > box.right + 1;
+    return sideways || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+}).map((e) => e.textContent)"""
+PIXELS = """(texts) => texts.filter((e) => e.getClientRects().length)
+    .map((e) => parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b))"""
+
+
+@pytest.mark.parametrize("size", [{"width": 390, "height": 844}, {"width": 1100, "height": 900}])
+@pytest.mark.parametrize("name", ["ge2mst/report", "exit/report", "comparison"])
+def test_charts_and_captions_are_legible(runs, show, name, size):
+    """At least 11 pixels, no label cut; captions fit the screen, where tables are wider they scroll."""
+    page = show(runs / f"{name}.html", viewport=size)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    texts = page.locator(".drawing text")
+    assert min(texts.evaluate_all(PIXELS)) >= 11 and texts.evaluate_all(CUT) == []
+    rights = page.locator("caption span").evaluate_all("(s) => s.map((e) => e.getBoundingClientRect().right)")
+    assert max(rights) <= size["width"]
+    wide = "(boxes) => boxes.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel)"
+    if size["width"] > 1000:
+        assert page.locator(".scroll, .drawing").evaluate_all(wide) == []
+        tops = page.locator("#curves .chart").evaluate_all("(f) => f.map((e) => e.getBoundingClientRect().top)")
+        assert min(tops.count(top) for top in tops) > 1, "no chart is alone in its row"
+
+
 def test_pictures_and_data_can_be_saved(runs, show):
     page = show(runs / "stas" / "report.html", color_scheme="dark", accept_downloads=True)
     figure = page.locator("#curves .chart").first
@@ -279,7 +307,7 @@ def test_text_is_escaped(folder_run, show):
     assert folder_run.name in page.locator("#overview").inner_text() or page.locator("section b").count() == 0
     comparison = write_report([folder_run, folder_run], folder_run.parent / "two.html")
     page = show(comparison)
-    assert "<b>run" in page.locator("h3").first.inner_text() and page.locator("section b").count() == 0
+    assert "<b>run" in page.locator("#runs tbody th").first.inner_text() and page.locator("section b").count() == 0
 
 
 def test_without_test_images(folder_run, show):
@@ -355,7 +383,7 @@ def test_conversions_are_found(runs, show, tmp_path, monkeypatch):
         in page.locator("#conversion").inner_text()
     )
     page = show(write_report([here / "last.safetensors"], tmp_path / "report.html"))
-    assert "was not converted" in page.locator("#conversion").inner_text()
+    assert page.locator("#conversion, [href='#conversion']").count() == 0
     (here / "proof.json").unlink()
     page = show(write_report([here / "best-spiking.safetensors"], tmp_path / "report.html"))
     assert "its certificate is not beside it" in page.locator("#conversion").inner_text()

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from spikevit.cli.train import show
+from spikevit.profiling.health import at_chance
 from spikevit.training import pace as paces
 from spikevit.training.callbacks import Progress
 from spikevit.training.pace import Pace, duration
@@ -142,3 +144,18 @@ def test_a_table_of_before_goes_on_without_the_column(tmp_path):
     assert "images_per_second" not in path.read_text()
     append_rows(path, [old | {"epoch": 1, "images_per_second": 300.0}])
     assert [row["images_per_second"] for row in read_rows(path)] == [300.0], "a table that begins anew has it"
+
+
+def test_silent_layers_are_said_at_every_epoch(tmp_path, brief, shades, monkeypatch, capsys):
+    """With a time constant of 1,000 steps no membrane reaches its threshold in two."""
+    out = io.StringIO()
+    monkeypatch.setattr("spikevit.training.run.Progress", lambda pace: Progress(pace, Console(file=out, width=99)))
+    results = train(tmp_path / "run", brief("model.config.neuron.tau=1000"), data=shades())
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("epoch")]
+    layers = len({row["layer"] for row in csv.DictReader((tmp_path / "run/spikes.csv").open())})
+    assert len(lines) == 3 and all(f"{layers} of {layers} layers silent" in line for line in lines)
+    assert results["silence"].startswith(f"{layers} of {layers} layers of neurons are silent on these images")
+    assert results["chance"] == 0.5 and at_chance(results["right"], results["total"], 0.5)
+    show(results, str(tmp_path / "run"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Accuracy is at chance: 4 of 8 images are right" in said and f"{layers} of {layers} layers" in said

@@ -2,14 +2,17 @@
 
 import math
 import re
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from spikevit import create_model
 from spikevit.data import DATA_SETS, AugmentConfig
 from spikevit.training.module import lr_at
-from spikevit.training.recipe import Recipe, ScheduleRecipe, load_recipe, shipped_recipes
+from spikevit.training.recipe import Recipe, ScheduleRecipe, load_recipe, parse_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -226,3 +229,15 @@ def test_learning_rate_without_warm_up_and_cool_down():
 def test_a_key_without_its_group_is_found():
     with pytest.raises(ValueError, match=r"unknown key 'epochs'; did you mean schedule\.epochs\?"):
         load_recipe("digits", ["epochs=3"])
+
+
+def test_the_page_names_every_field_with_its_default():
+    """docs/reference/recipe.md, line by line."""
+    page = (Path(__file__).parents[2] / "docs/reference/recipe.md").read_text(encoding="utf-8")
+    text = page.split("```yaml\n")[1].split("```")[0]
+    shown = parse_recipe(text, "the page")
+    assert shown == Recipe()
+    plain = yaml.safe_load(text)
+    for section in fields(Recipe):
+        if section.name != "data_given" and plain[section.name] is not None:
+            assert plain[section.name].keys() == asdict(getattr(shown, section.name)).keys(), section.name

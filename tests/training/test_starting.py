@@ -7,7 +7,9 @@ from safetensors.torch import load_file
 from spikevit import create_model, load_model, save_model
 from spikevit.training import build as building
 from spikevit.training.build import build
+from spikevit.training.recipe import load_recipe, parse_recipe
 from spikevit.training.run import train
+from tests.shapes import draw_shapes
 
 
 @pytest.fixture
@@ -201,3 +203,23 @@ def test_start_survives_the_file_system(tmp_path, brief, shades):
     save_model(made(), tmp_path / "start.safetensors")
     model, _ = build(brief(f"model.start={tmp_path}/start.safetensors"), shades())
     assert all(torch.equal(t, model.state_dict()[k]) for k, t in load_file(tmp_path / "start.safetensors").items())
+
+
+def test_what_the_recipe_leaves_open_is_the_checkpoints(tmp_path):
+    """A model's name, the size and colours in which a folder is seen: written down, so that the run stands alone."""
+    small = {"embed_dim": 32, "depths": [1, 1, 1], "time_steps": 2, "num_classes": 5}
+    save_model(create_model("qkformer_tiny", in_channels=1, image_size=(16, 24), **small), tmp_path / "a")
+    root = draw_shapes(tmp_path / "shapes", each=20)
+    changes = [f"model.start={tmp_path}/a", "model.transfer=true", f"data.root={root}", "data.name=folder"]
+    changes += ["schedule.epochs=1", "schedule.warmup_epochs=0", "data.batch_size=8"]
+    train(tmp_path / "run", parse_recipe("", "a recipe", changes), progress=False)
+    model = load_model(tmp_path / "run/best.safetensors")
+    c = model.config
+    assert (model.name, c.num_classes, c.in_channels, c.image_size) == ("qkformer_tiny", 3, 1, (16, 24))
+    kept = load_recipe(tmp_path / "run/recipe.yaml")
+    assert (kept.model.name, kept.data.image_size, kept.data.channels) == ("qkformer_tiny", (16, 24), 1)
+    (tmp_path / "a").unlink()
+    train(tmp_path / "run", epochs=2, progress=False)
+    with pytest.raises(ValueError, match="image_size=.16, 24. there, .16, 16. here"):
+        save_model(model, tmp_path / "b")
+        build(parse_recipe("", "it", [f"model.start={tmp_path}/b", *changes[2:], "data.image_size=16"]))

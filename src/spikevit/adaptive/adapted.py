@@ -61,9 +61,31 @@ class Adapted(SpikingModel):
         """The model of the zoo."""
         return self.model.base
 
+    @property
+    def num_features(self) -> int:  # type: ignore[override]
+        """D of what the head of the model inside sees."""
+        return self.model.num_features
+
+    def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """As the model inside."""
+        return self.model.features(x, stream)
+
+    def readout(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """As the model inside."""
+        return self.model.readout(tokens, stream)
+
+    def classify(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """As the model inside."""
+        return self.model.classify(tokens, stream)
+
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """As the model inside."""
         return self.model.logits(x, stream)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for the model inside."""
+        self.model.reset_classifier(num_classes)
+        self.config = self.model.config
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """That of the model inside, and the method's penalty."""

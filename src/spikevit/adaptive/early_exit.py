@@ -19,7 +19,7 @@ from torch import Tensor
 from spikevit.adaptive.adapted import Adapted, require_time
 from spikevit.errors import unknown
 from spikevit.models import SpikingModel
-from spikevit.neurons import State
+from spikevit.neurons import State, dense
 
 
 def confidence(logits: Tensor) -> Tensor:
@@ -170,6 +170,25 @@ class EarlyExit(Adapted):
         back = torch.cat([index for index, _ in parts]).argsort()
         return torch.cat([logits for _, logits in parts])[back], taken
 
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, classes) at each image's exit, from the features of all steps; as `forward` but for rounding.
+
+        With pre_logits, the mean (B, D) of what the head sees at the steps up to the exit.
+        """
+        if self.training:
+            return self.model.forward_head(features, pre_logits)
+        logits = dense(self.classify(features))
+        taken, at_exit = exit_steps(logits, self.threshold, self.measure)
+        if not pre_logits:
+            return at_exit
+        seen = dense(self.readout(features))
+        return _running_means(seen)[taken - 1, torch.arange(len(taken), device=taken.device)]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for the model inside, of at least two classes."""
+        _refuse_few(num_classes)
+        super().reset_classifier(num_classes)
+
     def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Refused: images leave, so that there is no next step of the batch."""
         raise ValueError(f"step: {self._called()} with early exit does not stream; its `model` does")
@@ -193,9 +212,13 @@ def add_early_exit(model: SpikingModel, threshold: float, *, measure: str = "con
         raise ValueError(
             f"early exit needs logits of every step; {called}{f' with {names}' if names else ''} gives them once"
         )
-    if model.config.num_classes < 2:
-        raise ValueError("early exit needs at least two classes to be sure of one; num_classes is 1")
+    _refuse_few(model.config.num_classes)
     return EarlyExit(model, threshold, measure)
+
+
+def _refuse_few(num_classes: int) -> None:
+    if num_classes in (0, 1):
+        raise ValueError(f"early exit needs at least two classes to be sure of one; num_classes is {num_classes}")
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from spikevit.attention.ssa import SSA
 from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
+from spikevit.models.inputs import explaining
 from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
 from spikevit.schema import Checked, NotNegative, Positive, Range, read
 
@@ -215,11 +216,16 @@ class Halting(Adapted):
         outcome = self._outcome(images)
         return self.parts.classify(outcome.features[None])[0], outcome.visited.mean(1)
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the head sees, (1, B, D): the mean over tokens and cells, weighted by halting."""
+        return self._outcome(images).features[None]
+
     def _outcome(self, images: Tensor) -> _Outcome:
-        x = self.front(images)
-        outcome = _Outcome(x, self.config.time_steps, len(self.blocks), self.halting.over)
-        for cell in self.visit(x):
-            outcome.add(cell)
+        with explaining(self, images):
+            x = self.front(images)
+            outcome = _Outcome(x, self.config.time_steps, len(self.blocks), self.halting.over)
+            for cell in self.visit(x):
+                outcome.add(cell)
         return outcome
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -228,6 +234,7 @@ class Halting(Adapted):
         The halting distribution q is that of mean scores over cells: h̄_c = mean_k h_k^c over all tokens of the batch, 0
         of those that are not there; normalised and clamped (`halting_distribution`).
         """
+        self.require_classes("a loss")
         outcome, c = self._outcome(images), self.halting
         logits = self.parts.classify(outcome.features[None])[0]
         loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
@@ -246,15 +253,20 @@ class Halting(Adapted):
 
     def front(self, images: Tensor) -> Tensor:
         """I-SPS: one tensor of tokens (1, B, N, C), for all time steps."""
+        maps = self.maps(images)
         if images.dim() == 5:
             raise ValueError(f"{self._called()} with halting takes images, not frames {tuple(images.shape)}")
-        maps = self.maps(images)
         with integrating(self.parts, self.config.time_steps if self.halting.front == "integrate" else 1):
             tokens = dense(self.parts.front(maps if self.halting.front == "average" else maps[:1]))
         return tokens.flatten(2, -2).mean(0, keepdim=True)
 
     def visit(self, x: Tensor) -> Iterator[Cell]:
         """A-SSA: the cells of tokens x (1, B, N, C) that have any, steps outermost; weights are those of `halt`."""
+        if self.training and self.parts.config.drop_path_rate:
+            raise ValueError(
+                f"drop_path_rate={self.parts.config.drop_path_rate} does not combine with training of halting: "
+                "a branch that is dropped would decide which tokens halt; take drop_path_rate=0"
+            )
         if self.masked and self.training:
             raise ValueError("masked=True is for evaluation: in training batch norm must not see tokens that halted")
         c, blocks, steps = self.halting, list(self.blocks), self.config.time_steps

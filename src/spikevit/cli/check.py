@@ -30,16 +30,18 @@ def run(args: argparse.Namespace) -> int:
 
     from spikevit.profiling.check import check, load_rule
     from spikevit.profiling.count import count
-    from spikevit.report.terminal import console, verdicts
+    from spikevit.report.terminal import alarms, console, verdicts
 
     rules = [load_rule(name) for name in args.rule or ["accumulate-only"]]
     source = load_source(args)
     counts = count(source.model, source.batches())
     checks = [check(counts, rule) for rule in rules]
     if args.json:
-        print(json.dumps({"data": source.about, "checks": [c.to_dict() for c in checks]}, indent=2))
+        answer = {"data": source.about, "at_chance": source.at_chance(), "checks": [c.to_dict() for c in checks]}
+        print(json.dumps(answer, indent=2))
     else:
         shown = console()
+        shown.print(alarms(source.at_chance()), end="")
         for c in checks:
             shown.print(verdicts(c, show_all=args.all))
         shown.print(f"On {source.about}.", style="dim")

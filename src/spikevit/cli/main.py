@@ -17,6 +17,7 @@ from spikevit.errors import printable
 VERBS = {
     "demo": "train a tiny spiking transformer on real images and look at it",
     "models": "list the models",
+    "recipes": "list the recipes, or print one",
     "train": "train a model as a recipe says",
     "eval": "test a checkpoint",
     "predict": "classify images",
@@ -66,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if module:
             module.add_arguments(verb)
+            verb.add_argument(
+                "--import",
+                dest="imports",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="import a module with models of your own first; may be repeated",
+            )
             verb.set_defaults(run=module.run)
     args, rest = parser.parse_known_args(argv)
     if rest and not (hasattr(args, "changes") and all("=" in word and word[0] != "-" for word in rest)):
@@ -75,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if program:  # before anything imports torch
         threads.choose()
     try:
+        _import(args.imports)
         return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
@@ -85,6 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(one_line(error), file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
+
+
+def _import(modules: list[str]) -> None:
+    """Modules of models from outside: those of SPIKEVIT_IMPORT, separated by commas, and of --import."""
+    known = os.environ.get("SPIKEVIT_IMPORT", "").replace(",", " ").split()
+    if known or modules:
+        from spikevit.models.outside import import_modules
+
+        import_modules(known, "SPIKEVIT_IMPORT")
+        import_modules(modules, "--import")
 
 
 def _is_users(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikevit.cli.source import add_device, check_numbers, data_of, load, progress
+from spikevit.cli.source import add_device, check_numbers, data_of, load, progress, require_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     check_numbers(args, "top", "batch_size")
     to_file = None if args.json == "-" else args.json
     refuse_existing({"--json": to_file, "--csv": args.csv})
-    info = _info(args, read_about(args.checkpoint))
+    about = read_about(args.checkpoint)
+    require_head(args.checkpoint, about)
+    info = _info(args, about)
     paths, others = find(args.images)
     found, unread = classify(args, info, paths)
     if not found:

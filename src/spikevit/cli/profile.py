@@ -27,14 +27,15 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.files import refuse_existing, text_writer, write_together
     from spikevit.profiling.constants import load_constants
     from spikevit.profiling.profile import profile
-    from spikevit.report.terminal import console
+    from spikevit.report.terminal import alarms, console
 
     to_file = None if args.json == "-" else args.json
     refuse_existing({"--json": to_file, "--csv": args.csv})
     constants = load_constants(args.constants)
     source = load_source(args)
     report = profile(source.model, source.batches(), constants=constants)
-    text = json.dumps(report.to_dict() | {"data": source.about}, indent=2) + "\n"
+    at_chance = source.at_chance()
+    text = json.dumps(report.to_dict() | {"data": source.about, "at_chance": at_chance}, indent=2) + "\n"
     files = {path: text_writer(t) for path, t in ((to_file, text), (args.csv, report.to_csv())) if path}
     write_together(files)
     if args.json == "-":
@@ -42,5 +43,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         shown = console()
         shown.print(report)
+        shown.print(alarms(at_chance), end="")
         shown.print(f"On {source.about}.", style="dim")
     return 0

@@ -49,11 +49,20 @@ def show(path: Path) -> None:
     console().print(f"Report: {path}", soft_wrap=True)
 
 
-def attempt(path: str | Path, root: str | None = None, device: str = "auto") -> None:
-    """The report at the end of another verb, whose result does not depend on it: what fails is said, and no more."""
+def attempt(
+    path: str | Path | list[Path], root: str | None = None, device: str = "auto", out: str | Path | None = None
+) -> None:
+    """The report of a run, or of several, at the end of another verb, whose result does not depend on it: what fails is
+    said, and no more.
+    """
     from spikevit.report.terminal import console
 
+    runs = [str(one) for one in (path if isinstance(path, list) else [path])]
     try:
-        show(write([str(path)], root=root, device=device_of(argparse.Namespace(device=device))))
+        show(
+            write(
+                runs, None if out is None else str(out), root=root, device=device_of(argparse.Namespace(device=device))
+            )
+        )
     except Exception as error:
         console(stderr=True).print(f"spikevit: no report: {' '.join(str(error).split())}", soft_wrap=True)

@@ -13,18 +13,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from spikevit.data import Data
+    from spikevit.data import Data, DataInfo
+
+
+FEW = 16  # images, of fewer accuracy says nothing
 
 
 @dataclass
 class Source:
-    """A model in evaluation mode, `images` images in batches, and in words what they are."""
+    """A model in evaluation mode, `images` images in batches, and in words what they are.
+
+    labelled: the images with labels that are the model's classes, and what they are; None where there are none such.
+    """
 
     model: Any
     images: int
     batch_size: int
     get: Any  # (start, stop) -> images, normalised
     about: str
+    labelled: tuple[Any, DataInfo] | None = None
 
     def batches(self, progress: bool = True) -> Iterator[Tensor]:
         """The images, batch by batch, with a bar on a terminal."""
@@ -36,6 +43,19 @@ class Source:
         quiet = not progress or not shown.is_terminal
         for start in track(starts, "counting", console=shown, transient=True, disable=quiet):
             yield self.get(start, min(start + self.batch_size, self.images))
+
+    def at_chance(self) -> str:
+        """What to say where the model is right no more often than by chance; "" otherwise, or where it is not known:
+        without labels, or of a handful of images.
+        """
+        from torch.utils.data import Subset
+
+        from spikevit.training.evaluate import evaluate
+
+        if self.labelled is None or self.images < FEW:
+            return ""
+        dataset, info = self.labelled
+        return evaluate(self.model, Subset(dataset, range(self.images)), info, batch_size=64).at_chance
 
 
 @contextmanager
@@ -93,21 +113,22 @@ def device_of(args: argparse.Namespace) -> torch.device:
     Raises:
         ValueError: there is no such device here.
     """
-    import torch
+    from spikevit.devices import find_device
 
-    if args.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if args.device not in (*here, *(["cuda"] if len(here) > 1 else [])):
-        raise ValueError(f"--device {args.device} must be auto or a device that is here: {', '.join(here)}")
-    return torch.device(args.device)
+    return find_device(args.device, "--device ")
 
 
 def load(args: argparse.Namespace, path: str | Path) -> Any:
     """The model of a checkpoint, where --device says."""
     from spikevit.checkpoint import load_model
 
-    return load_model(path).to(device_of(args))
+    return load_model(path, device_of(args))
+
+
+def require_head(path: str | Path, about: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of a network without classes."""
+    if about["config"].get("num_classes") == 0:
+        raise ValueError(f"{path} has no head (num_classes=0) and names no classes: train it with one first")
 
 
 def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any], *, labels: bool = True) -> Data:
@@ -118,6 +139,8 @@ def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any]
     from spikevit.data.load import load_data_of
     from spikevit.errors import inside
 
+    if labels:
+        require_head(path, about)
     if not args.data and not (about.get("data") or {}).get("source"):
         raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
     with inside(path):
@@ -153,7 +176,12 @@ def checkpoint_source(args: argparse.Namespace, path: str | Path, model: Any) ->
     """The model of a checkpoint with images of the data set it was trained on, or of --data."""
     from spikevit.checkpoint import read_about
 
-    return _of_split(args, model, data_of(args, path, read_about(path), labels=False), "")
+    about = read_about(path)
+    data = data_of(args, path, about, labels=False)
+    source = _of_split(args, model, data, "")
+    if list((about.get("data") or {}).get("classes") or ()) == list(data.info.classes):
+        source.labelled = data.split(data.tested), data.info
+    return source
 
 
 def _of_name(args: argparse.Namespace) -> Source:

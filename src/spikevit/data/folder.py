@@ -189,6 +189,12 @@ class FolderSet(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | None:
         return self.read(index, lambda image: seen(image, self.size, self.crop_pct, self.interpolation))
 
+    def part(self, indices: np.ndarray) -> FolderSet:
+        """The images of these indices (n,), in their order."""
+        files, labels = ([whole[i] for i in indices] for whole in (self.files, self.labels))
+        on_corrupt = "skip" if self.skip else "error"
+        return FolderSet(files, labels, self.size, self.channels, on_corrupt, self.crop_pct, self.interpolation)
+
     def digest(self) -> str:
         """SHA-256 of the list of images: class/name of each."""
         return hashlib.sha256(b"\0".join(map(class_and_name, self.files))).hexdigest()

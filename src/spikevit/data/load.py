@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from spikevit.data.cifar import CIFAR10, CIFAR100, load_cifar
 from spikevit.data.digits import load_digits
 from spikevit.data.folder import load_folder, own_parts
-from spikevit.data.sets import Data, DataInfo, Side
+from spikevit.data.sets import Data, DataInfo, Side, limited
 from spikevit.errors import printable, unknown
 from spikevit.schema import Checked, Count, Range, fit, read, wrong
 
@@ -32,7 +32,8 @@ class DataSource(Checked):
     224×224 × 3). val_fraction: share of the training images held back for choosing the best epoch, where the data set
     has no such part of its own; of a folder, about that share. on_corrupt: what an unreadable image of a folder does:
     "error" raises, "skip" leaves it out of its batch with a warning. crop_pct: of a folder's images, the share of the
-    shorter side that is seen in evaluation: 0.875 of 224 resizes it to 256 and cuts out the middle.
+    shorter side that is seen in evaluation: 0.875 of 224 resizes it to 256 and cuts out the middle. limit: of each part
+    so many images at most, as many of each class as there are (see `sets.limited`).
     """
 
     name: str = "digits"
@@ -42,6 +43,7 @@ class DataSource(Checked):
     val_fraction: Annotated[float, Range(least=0, below=1)] = 0.1
     on_corrupt: Literal["error", "skip"] = "error"
     crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
+    limit: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +58,8 @@ class DataSource(Checked):
         root = None if self.root is None else Path(self.root).expanduser()
         if self.name == "folder":
             reading = {"crop_pct": self.crop_pct} | reading
-        return DATA_SETS[self.name](root, size, self.channels, self.val_fraction, self.on_corrupt, **reading)
+        whole = DATA_SETS[self.name](root, size, self.channels, self.val_fraction, self.on_corrupt, **reading)
+        return whole if self.limit is None else limited(whole, self.limit)
 
 
 def load_data(
@@ -68,13 +71,14 @@ def load_data(
     val_fraction: float = 0.1,
     on_corrupt: Literal["error", "skip"] = "error",
     crop_pct: float = 1.0,
+    limit: int | None = None,
 ) -> Data:
     """The data set of that name, in parts that are the same at every call and on every machine.
 
     The arguments are those of `DataSource`.
     """
     folder = None if root is None else str(root)
-    return DataSource(name, folder, image_size, channels, val_fraction, on_corrupt, crop_pct).load()
+    return DataSource(name, folder, image_size, channels, val_fraction, on_corrupt, crop_pct, limit).load()
 
 
 def load_source(source: Mapping[str, Any]) -> Data:
@@ -95,10 +99,11 @@ def load_data_of(
 ) -> Data:
     """The data for a checkpoint that says `about` of itself: its own, or the set called `name`.
 
-    Its own are those it was trained on, from `root` where they lie elsewhere now. A warning tells where a part does not
-    hold what it held then. A set by name comes in the size and channels of the network, and its images are read and
-    normalised as those of training were. Of a folder without train, val and test all is for testing, for nothing of it
-    was trained on.
+    Its own are those it was trained on, from `root` where they lie elsewhere now; of a run that was limited to some,
+    all of each part are given, so that it is tested on the whole. A warning tells where a part does not hold what it
+    held then. A set by name comes in the size and channels of the network, and its images are read and normalised as
+    those of training were. Of a folder without train, val and test all is for testing, for nothing of it was trained
+    on.
 
     Args:
         labels: whether labels matter; without, the classes may be others.
@@ -122,11 +127,12 @@ def load_data_of(
     source = _source(described["source"])
     if root is not None:
         source = replace(source, root=str(root))
-    data = source.load()
+    data = replace(source, limit=None).load()
     fields = ("channels", "image_size", "mean", "std", "crop_pct", "interpolation")
     _compare(theirs, data.info, *(("classes",) if labels else ()), *fields)
     if "files" in described:
-        _warn_of_changes(fit(described["files"], dict[str, str], "data.files"), data, source.root)
+        seen = data if source.limit is None else limited(data, source.limit)
+        _warn_of_changes(fit(described["files"], dict[str, str], "data.files"), seen, source.root)
     elif source.name == "folder":
         data = _before_parts_by_name(data, Path(source.root or "").expanduser())
     return data

@@ -1,4 +1,4 @@
-"""Libraries that only some data sets and augmentations need, imported where they are used."""
+"""Libraries that only some data sets, augmentations and recipes need, imported where they are used."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import importlib
 from typing import Any
 
 
-def need(module: str, extra: str) -> Any:
-    """The module of that name; an ImportError that says which extra of spikevit brings it where it is missing."""
+def need(module: str, extra: str | None = None) -> Any:
+    """The module of that name; where it is missing, an ImportError that says which extra of spikevit brings it, or that
+    it is to be installed by itself.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f'{package} cannot be imported ({error}): pip install "spikevit[{extra}]"') from error
+        install = package if extra is None else f'"spikevit[{extra}]"'
+        raise ImportError(f"{package} cannot be imported ({error}): pip install {install}") from error

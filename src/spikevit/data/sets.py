@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -160,6 +160,26 @@ class Data:
 def digest(part: Any) -> str:
     """What a part says of what it holds, or SHA-256 of its length."""
     return part.digest() if hasattr(part, "digest") else hashlib.sha256(str(len(part)).encode()).hexdigest()
+
+
+def limited(data: Data, limit: int) -> Data:
+    """The data set with at most `limit` images of each part, chosen by labels and their order alone: see `balanced`."""
+
+    def some(part: Any) -> Any:
+        return part if part is None or len(part) <= limit else part.part(balanced(part.labels, limit))
+
+    return replace(data, train=some(data.train), val=some(data.val), test=some(data.test))
+
+
+def balanced(labels: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """Sorted indices of `count` of n ≥ count labels: as many of each class, or one more, while a class has any left."""
+    labels = np.asarray(labels)
+    order = np.random.RandomState(0).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=int)  # the how-manieth of its class each one is
+    for name in np.unique(labels):
+        members = order[labels[order] == name]
+        turn[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(turn[order], kind="stable")][:count])
 
 
 def stratified(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Parts that know no paper: linear maps and convolutions with batch norm, MLP, block."""
 
-from spikevit.layers.block import Block, SpikingMLP
+from spikevit.layers.block import Block, SpikingMLP, drop_path, drop_rates
 from spikevit.layers.projection import (
     ConvBN,
     LinearBN,
@@ -20,5 +20,7 @@ __all__ = [
     "SpikingConv",
     "SpikingLinear",
     "SpikingMLP",
+    "drop_path",
+    "drop_rates",
     "max_pool",
 ]

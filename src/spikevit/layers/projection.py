@@ -44,7 +44,8 @@ def batch_norm(bn: Any, x: Tensor) -> Tensor:
     before = bn.running_var.clone()
     y = bn(once).view(x[0].shape)
     n = len(once)
-    kept = before * (1 - bn.momentum)
+    share = 1 / bn.num_batches_tracked if bn.momentum is None else bn.momentum  # of this batch; None is a plain mean
+    kept = before * (1 - share)
     bessel = len(x) * (n - 1) / (len(x) * n - 1)
     bn.running_var.data.copy_(kept + bessel * (bn.running_var - kept))  # .data: backward does not need the old value
     return y.expand(x.shape)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -12,21 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikevit.models.inputs import check_images, explaining
 from spikevit.neurons import NeuronConfig, State, Stream, dense
-from spikevit.schema import Checked, Range, hints, wrong
+from spikevit.neurons.config import refuse_text
+from spikevit.schema import Checked, Range, fit, hints, wrong
 
-Classes = Annotated[int, Range(1, 1_000_000)]
+Classes = Annotated[int, Range(0, 1_000_000)]  # 0: no head
 Channels = Annotated[int, Range(1, 4_096)]
 Side = Annotated[int, Range(1, 16_384)]  # pixels
 Width = Annotated[int, Range(1, 65_536)]
 Depth = Annotated[int, Range(1, 512)]  # blocks
 Ratio = Annotated[float, Range(above=0, most=64)]
 Steps = Annotated[int, Range(1, 4_096)]
+DropRate = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
     """What every model is told. image_size is (height, width) in pixels; time_steps is T for still images.
+    num_classes: 0 is a network without a head, which gives features.
 
     Fields of subclasses that are plain `int` must be at least 1.
     """
@@ -40,14 +43,22 @@ class ModelConfig(Checked):
     def __post_init__(self) -> None:
         if isinstance(self.image_size, int):
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        refuse_text(self.neuron)
         super().__post_init__()
         for name, kind in hints(type(self)).items():
             if kind is int and getattr(self, name) < 1:
                 raise wrong(name, getattr(self, name), "a whole number of at least 1")
 
 
+def make_head(width: int, num_classes: int) -> nn.Module:
+    """The linear map of features (…, D) to logits (…, classes); the identity for num_classes=0."""
+    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
 class SpikingModel(nn.Module):
     """A classifier of images (B, C, H, W), shown at every one of T steps, or of frames (T, B, C, H, W).
+
+    A network is `features` (tokens), `readout` (their mean) and `head`, made by `make_head(num_features, num_classes)`.
 
     Traits: `time_axis` (has a common axis of time steps), `streaming` (offers `step`) and `shares_stem` (the first
     convolution of a still image runs once for all steps); `stride` is how many pixels a final token spans in height
@@ -60,6 +71,9 @@ class SpikingModel(nn.Module):
     shares_stem = True
     meets_target = True
     stride: int
+    num_features: int  # D of what the head sees
+    head: nn.Module
+    heads: Sequence[str] = ("head",)  # names of all modules whose shape depends on the number of classes
     config: ModelConfig
     name: str | None = None  # of the registry, set by create_model
     methods: tuple[tuple[str, dict[str, Any]], ...] = ()  # applied to it (see `adaptive`), with their options
@@ -70,12 +84,27 @@ class SpikingModel(nn.Module):
         self.config = config
         self._check_size(*config.image_size)
 
-    @abstractmethod
+    def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Tokens (T, B, …, D) in front of the head, for maps x (T, B, H, W, C)."""
+        raise ValueError(
+            f"{type(self).__name__} has no features apart from its logits: give it `features(x, stream)`, tokens "
+            "(T, B, …, D), in place of `logits`"
+        )
+
+    def readout(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """What the head sees (T, B, D): the mean over tokens (T, B, …, D), which may have been taken already."""
+        return tokens.mean(tuple(range(2, tokens.dim() - 1))) if tokens.dim() > 3 else tokens
+
+    def classify(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """Logits of every step (T, B, classes) of tokens (T, B, …, D)."""
+        return self.head(self.readout(tokens, stream))
+
     def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Logits of every step (T, B, classes) for maps x (T, B, H, W, C)."""
+        return self.classify(self.features(x, stream), stream)
 
     def forward(self, images: Tensor, per_step: bool = False) -> Tensor:
-        """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step.
+        """Logits (B, classes), the mean over time; all steps (T, B, classes) with per_step. Without a head, features.
 
         Neurons stay silent on NaN, and nothing is checked here: a GPU would have to wait. `evaluate`, `count`,
         `profile`, `firing_rates` and `record_spikes` refuse what is not finite; so does `refuse_non_finite` around any
@@ -83,11 +112,65 @@ class SpikingModel(nn.Module):
         """
         if per_step and not self.time_axis:
             raise ValueError(f"per_step=True: {self._called()} has no common axis of time steps; it gives logits once")
-        logits = dense(self.logits(self.maps(images)))
+        maps = self.maps(images)
+        with explaining(self, images):
+            logits = dense(self.logits(maps))
         return logits if per_step else logits.mean(0)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Tokens in front of the head, at every step: (T, B, N, D), or maps (T, B, H, W, D) in hierarchical models.
+
+        Without a time axis T is 1. With halting they are a mean over tokens already, (1, B, D).
+        """
+        maps = self.maps(images)
+        with explaining(self, images):
+            return dense(self.features(maps))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, classes) of `forward_features`, so that the two are `forward`.
+
+        With pre_logits what the head sees, (B, D), which is also what a model with num_classes=0 gives.
+        """
+        return dense((self.readout if pre_logits else self.classify)(features)).mean(0)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for so many classes, none for 0; config follows, all other weights stay.
+
+        Raises:
+            ValueError: no such number; num_classes=0 of a model that does not take its head from `make_head`.
+        """
+        config = replace(self.config, num_classes=fit(num_classes, Classes, "num_classes"))
+        with torch.device("meta"):  # as the config has it, on a grid for one
+            outline = type(self)(config)
+        outline.refuse_lost_head()
+        for name in self.heads:
+            head = outline.get_submodule(name).to_empty(device=self.device).to(self.dtype).train(self.training)
+            for module in head.modules():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+            parent, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(parent), leaf, head)
+        self.config = config
+
+    def refuse_lost_head(self) -> None:
+        """Refuses num_classes=0 where a head was made all the same."""
+        if not self.config.num_classes and not isinstance(getattr(self, "head", None), nn.Identity):
+            raise ValueError(
+                f"num_classes=0: {type(self).__name__} makes its head itself, it must be "
+                "`self.head = models.base.make_head(D, config.num_classes)`"
+            )
+
+    def require_classes(self, what: str) -> None:
+        """Refuses, by name, what a network without a head cannot do."""
+        if not self.config.num_classes:
+            raise ValueError(
+                f"{what} needs classes, and {self._called()} has num_classes=0: model.reset_classifier(N) gives it a "
+                "fresh head"
+            )
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """What training minimises, and the logits: cross-entropy with labels (B,) or probabilities (B, classes)."""
+        self.require_classes("a loss")
         logits = self(images)
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
 
@@ -121,14 +204,15 @@ class SpikingModel(nn.Module):
                 self.knob if self.time_axis else "setting", setting, f"a whole number from 1 to {self.most_work}"
             )
         other = copy.copy(self)
+        other._modules = dict(self._modules)  # another head there is not one here
         if self.time_axis:
             other.config = replace(self.config, time_steps=int(setting))
         return other
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), and how much each image took (B,), in `work_unit`: all T time steps."""
-        steps = len(images) if images.dim() == 5 else self.most_work
         logits = self(images)
+        steps = len(images) if images.dim() == 5 else self.most_work
         return logits, torch.full((len(logits),), float(steps), device=logits.device)
 
     def step(self, images: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -142,6 +226,7 @@ class SpikingModel(nn.Module):
         """
         if not self.streaming:
             raise ValueError(f"step: {self._called()} does not stream, it has no common axis of time steps")
+        check_images(self, images)
         if images.dim() != 4:
             raise ValueError(f"step takes images of one step, (B, C, H, W); got shape {tuple(images.shape)}")
         if state is not None and not isinstance(state, State):
@@ -150,28 +235,13 @@ class SpikingModel(nn.Module):
             if len(v) != len(images):
                 raise ValueError(f"state is of {len(v)} images, there are {len(images)}: state[keep] goes on with some")
         stream = Stream(state, self)
-        logits = dense(self.logits(self.maps(images[None]), stream))[0]
+        with explaining(self, images):
+            logits = dense(self.logits(images[None].permute(0, 1, 3, 4, 2), stream))[0]
         return logits, stream.state()
 
     def maps(self, images: Tensor) -> Tensor:
         """Images as maps (T, B, H, W, C): a still image is a view, repeated over time with stride 0."""
-        if images.dim() not in (4, 5):
-            raise ValueError(f"images must be (B, C, H, W) or (T, B, C, H, W); got shape {tuple(images.shape)}")
-        if not all(images.shape):
-            raise ValueError(
-                f"images are empty: shape {tuple(images.shape)}; at least one step and one image are needed"
-            )
-        channels, height, width = images.shape[-3:]
-        if channels != self.config.in_channels:
-            raise ValueError(
-                f"images have {channels} channels (shape {tuple(images.shape)}), the model takes "
-                f"in_channels={self.config.in_channels}"
-            )
-        if not images.is_floating_point():
-            raise ValueError(f"images must be floating point, normalised as in training; got {images.dtype}")
-        self._check_size(height, width)
-        if images.dim() == 5 and not self.time_axis:
-            raise ValueError(f"{self._called()} has no time axis and takes images, not frames {tuple(images.shape)}")
+        check_images(self, images)
         if images.dim() == 4:
             images = images.expand(self.config.time_steps if self.time_axis else 1, *images.shape)
         return images.permute(0, 1, 3, 4, 2)

@@ -9,20 +9,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
-from spikevit.layers import Block, SpikingMLP
-from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
+from spikevit.layers import Block, SpikingMLP, drop_rates
+from spikevit.models.base import Depth, DropRate, ModelConfig, Ratio, SpikingModel, Width, make_head
 from spikevit.neurons import Stream
 
 
 @dataclass(frozen=True)
 class EncoderConfig(ModelConfig):
-    """embed_dim: width D. mixer: how tokens see each other, any of `attention.MIXERS`."""
+    """embed_dim: width D. mixer: how tokens see each other, any of `attention.MIXERS`. drop_path_rate: of the last
+    block in training, see `layers.drop_path`.
+    """
 
     embed_dim: Width = 512
     depth: Depth = 8
     num_heads: Width = 8
     mlp_ratio: Ratio = 4.0
     mixer: str = "ssa"
+    drop_path_rate: DropRate = 0.0
 
 
 def stride_of(pools: tuple[int, ...], of: tuple[int, ...]) -> int:
@@ -65,10 +68,12 @@ class Encoder(SpikingModel):
             Block(
                 make_mixer(config.mixer, dim, config.num_heads, **common),
                 SpikingMLP(dim, int(dim * config.mlp_ratio), neuron=neuron, bias=mlp_bias, membrane=self.membrane),
+                rate,
             )
-            for _ in range(config.depth)
+            for rate in drop_rates(config.drop_path_rate, [config.depth])[0]
         )
-        self.head = nn.Linear(dim, config.num_classes)
+        self.num_features = dim
+        self.head = make_head(dim, config.num_classes)
 
     def trunk(self, x: Tensor, stream: Stream | None = None) -> Iterator[Tensor]:
         """Tokens (T, B, N, D) behind the stem, and behind each block."""
@@ -78,10 +83,11 @@ class Encoder(SpikingModel):
             x = block(x, stream)
             yield x
 
-    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+    def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Tokens (T, B, N, D) behind the last block."""
         for tokens in self.trunk(x, stream):
             x = tokens
-        return self.classify(x.mean(2), stream)
+        return x
 
     def front(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Tokens (T, B, N, D) behind the stem."""
@@ -91,11 +97,3 @@ class Encoder(SpikingModel):
     def encoder(self) -> nn.ModuleList:
         """The blocks behind the front."""
         return self.blocks
-
-    def classify(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        """Logits of the mean over tokens (T, B, D)."""
-        return self.head(self.readout(x, stream))
-
-    def readout(self, x: Tensor, stream: Stream | None) -> Tensor:
-        """What the head sees of the mean over tokens (T, B, D)."""
-        return x

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
 from spikevit.errors import unknown
-from spikevit.layers import Block, ConvBN, MembraneConv, MembraneLinear, SpikingMLP
+from spikevit.layers import Block, ConvBN, MembraneConv, MembraneLinear, SpikingMLP, drop_rates
 from spikevit.layers.fold import fold_batch_norm_
 from spikevit.layers.grid import on_grid_, on_input_grid
-from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
+from spikevit.models.base import Depth, DropRate, ModelConfig, Ratio, SpikingModel, Width, make_head
 from spikevit.models.registry import register
-from spikevit.neurons import NeuronConfig, Neurons, StaircaseConfig, Stream
+from spikevit.neurons import NeuronConfig, Neurons, SpikeTrain, StaircaseConfig, Stream
 from spikevit.neurons.expg import ExpGIF, Staircase, spiking_
 from spikevit.neurons.staircase import ExpG
 from spikevit.schema import Natural
@@ -38,6 +38,7 @@ class Ge2mSTConfig(ModelConfig):
     heads: width of a head. kernel: of the depthwise convolution; expansion: its width over the stage's.
     power_of_two: Δ = 2^e. grid_bits: exact mode, weights of so many bits on power-of-two grids, batch norm folded
     (`spikevit.quantise`). codes: (layer, n, G) where a layer of neurons has another code (`spikevit plan`).
+    drop_path_rate: of the last block in training, see `layers.drop_path`.
     spikes: of a converted network, (layer, n, G) of all its neurons (`spikevit.convert`), or (layer, n, G, order): see
     `ExpG.plain`. Codes of staircases need no order, which is by weight.
     """
@@ -58,6 +59,7 @@ class Ge2mSTConfig(ModelConfig):
     grid_bits: int | None = None
     codes: tuple[tuple[str, int, int], ...] | None = None
     spikes: tuple[tuple[str, int, int] | tuple[str, int, int, str], ...] | None = None
+    drop_path_rate: DropRate = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +120,8 @@ class Ge2mST(SpikingModel):
         )
         self.stages = nn.ModuleList(nn.ModuleList(self._blocks(i, neuron)) for i in range(len(widths)))
         self.head_lif = neuron.build()
-        self.head = nn.Linear(widths[-1], config.num_classes)
+        self.num_features = widths[-1]
+        self.head = make_head(widths[-1], config.num_classes)
         layers = {name: m for name, m in self.named_modules() if isinstance(m, Staircase)}
         for name, steps, groups in config.codes or ():
             if name not in layers:
@@ -149,15 +152,16 @@ class Ge2mST(SpikingModel):
         options: dict[str, Any] = {"neuron": neuron, "membrane": True, "grid": grid, "tokens": grid[0] * grid[1]}
         if c.windows[i]:
             options["windows"] = c.windows[i]
-        for _ in range(c.depths[i]):
+        for rate in drop_rates(c.drop_path_rate, c.depths)[i]:
             mix = (
                 SeparableConv(dim, int(dim * c.expansion), c.kernel, neuron=neuron)
                 if mixer == "conv"
                 else make_mixer(mixer, dim, max(1, dim // c.head_width), **options)
             )
-            yield Block(mix, SpikingMLP(dim, int(dim * c.mlp_ratio), neuron=neuron, membrane=True))
+            yield Block(mix, SpikingMLP(dim, int(dim * c.mlp_ratio), neuron=neuron, membrane=True), rate)
 
-    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+    def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Maps (T, B, H, W, D) of membrane potentials behind the last block."""
         if self.config.grid_bits:
             x = on_input_grid(x, INPUT_BITS)
         x = self.stem(x)
@@ -166,8 +170,19 @@ class Ge2mST(SpikingModel):
                 x = down(x, stream)
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x, stream)
-        tokens = self.head(self.head_lif(x, stream))
-        return tokens.sum((2, 3)) / (tokens.shape[2] * tokens.shape[3])
+        return x
+
+    def readout(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """The mean over space of what the last neurons send."""
+        spikes: Any = self.head_lif(tokens, stream)
+        return super().readout(spikes.decode() if isinstance(spikes, SpikeTrain) else spikes)
+
+    def classify(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """Logits of every place, then their mean, so that the head sees spikes."""
+        if not self.config.num_classes:
+            return self.readout(tokens, stream)
+        logits = self.head(self.head_lif(tokens, stream))
+        return logits.sum((2, 3)) / (logits.shape[2] * logits.shape[3])
 
 
 for _size, _widths, _depths in (

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from spikevit.attention import make_mixer
 from spikevit.errors import unknown
-from spikevit.layers import Block, SpikingConv, SpikingMLP
-from spikevit.models.base import Depth, ModelConfig, Ratio, SpikingModel, Width
+from spikevit.layers import Block, SpikingConv, SpikingMLP, drop_rates
+from spikevit.models.base import Depth, DropRate, ModelConfig, Ratio, SpikingModel, Width, make_head
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 from spikevit.schema import Positive
@@ -30,6 +30,7 @@ class QKFormerConfig(ModelConfig):
     depths, mixers: blocks and attention (any of `attention.MIXERS`) of each stage.
     stem: "cifar" (stages at strides 1, 2, 4) or "imagenet" (4, 8, 16).
     attention_threshold: of the neurons behind attention.
+    drop_path_rate: of the last block in training, see `layers.drop_path`.
     legacy_batch_leak: the defect of the published code in SSA; its weights were trained and measured with it.
     """
 
@@ -42,6 +43,7 @@ class QKFormerConfig(ModelConfig):
     attention_threshold: Positive = 0.5
     stem: str = "imagenet"
     legacy_batch_leak: bool = False
+    drop_path_rate: DropRate = 0.0
 
 
 class PatchEmbed(nn.Module):
@@ -80,7 +82,8 @@ class QKFormer(SpikingModel):
         widths = [config.embed_dim // share for share in config.width_shares]
         self.patch_embed = nn.ModuleList(self._embed(config, widths))
         self.stages = nn.ModuleList(self._stage(config, i, width) for i, width in enumerate(widths))
-        self.head = nn.Linear(config.embed_dim, config.num_classes)
+        self.num_features = config.embed_dim
+        self.head = make_head(config.embed_dim, config.num_classes)
 
     @staticmethod
     def _embed(config: QKFormerConfig, widths: list[int]) -> Iterator[PatchEmbed]:
@@ -108,15 +111,17 @@ class QKFormer(SpikingModel):
             Block(
                 make_mixer(name, width, config.num_heads, **options),
                 SpikingMLP(width, int(width * config.mlp_ratio), neuron=neuron),
+                rate,
             )
-            for _ in range(config.depths[i])
+            for rate in drop_rates(config.drop_path_rate, config.depths)[i]
         )
 
-    def logits(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+    def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Maps (T, B, H, W, D) behind the last block."""
         x = self.front(x, stream)
         for block in self.encoder:
             x = block(x, stream)
-        return self.classify(x.mean((2, 3)))
+        return x
 
     def front(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Maps (T, B, H, W, D) in front of the blocks of final resolution."""
@@ -131,10 +136,6 @@ class QKFormer(SpikingModel):
     def encoder(self) -> Any:
         """The blocks of final resolution."""
         return self.stages[-1]
-
-    def classify(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        """Logits of the mean over space (T, B, D)."""
-        return self.head(x)
 
 
 _CIFAR = QKFormerConfig(num_classes=10, image_size=(32, 32), embed_dim=384, depths=(1, 1, 2), num_heads=8, stem="cifar")

@@ -8,7 +8,8 @@ from dataclasses import asdict, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from spikevit.errors import unknown
-from spikevit.neurons.config import NeuronConfig
+from spikevit.models.outside import load_plugins
+from spikevit.neurons.config import NeuronConfig, refuse_text
 from spikevit.schema import fit, hints, wrong
 
 if TYPE_CHECKING:
@@ -29,14 +30,27 @@ _MODELS: dict[str, Entry] = {}
 
 def register(name: str, build: type[SpikingModel], config: ModelConfig, **changes: Any) -> None:
     """Gives a configuration a name; `changes` to the config are for what differs from another one."""
-    if name in _MODELS:
-        raise ValueError(f"a model called {name!r} is registered already")
+    for known, entry in _MODELS.items():
+        again = entry.build is not build and _origin(entry.build) == _origin(build)  # its module was run again
+        if known == name and not again:
+            raise ValueError(f"a model called {name!r} is registered already")
+        if entry.build.__name__ == build.__name__ and _origin(entry.build) != _origin(build):
+            raise ValueError(
+                f"{name!r} is a {build.__name__} of {build.__module__}, and {known!r} one of {entry.build.__module__}: "
+                "checkpoints know classes by their name, give it another"
+            )
     _MODELS[name] = Entry(build, replace(config, **changes))
 
 
+def _origin(build: type) -> tuple[str, str]:
+    return build.__module__, build.__qualname__
+
+
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a shell pattern, sorted by family and size."""
+    """Names of the registered models that match a shell pattern, sorted by family and size; plugins' among them."""
     import re
+
+    load_plugins()
 
     def size(name: str) -> list:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -47,13 +61,22 @@ def list_models(pattern: str = "*") -> list[str]:
 def model_entry(name: str) -> Entry:
     """Class and config registered under `name`."""
     if name not in _MODELS:
-        raise unknown("model", name, _MODELS)
+        load_plugins()
+    if name not in _MODELS:
+        raise ValueError(f"{unknown('model', name, _MODELS)}; for a model of your own, --import its module")
     return _MODELS[name]
 
 
 def families() -> dict[str, Entry]:
     """One entry for each model class, by its name."""
     return {entry.build.__name__: entry for entry in _MODELS.values()}
+
+
+def find_family(name: str) -> Entry | None:
+    """An entry of the model class of that name, of a plugin if need be; None where there is none."""
+    if name not in families():
+        load_plugins()
+    return families().get(name)
 
 
 def create_model(
@@ -69,7 +92,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        num_classes, in_channels, time_steps: as registered where None.
+        num_classes, in_channels, time_steps: as registered where None. num_classes=0: without a head, the model gives
+            features (B, D).
         image_size: pixels, one number for a square or (height, width).
         **config: any other field of the model's config dataclass; `neuron` may be a NeuronConfig or a mapping.
 
@@ -80,6 +104,7 @@ def create_model(
     given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "time_steps": time_steps}
     config |= {key: value for key, value in given.items() if value is not None}
     model = entry.build(change_config(entry.config, config))
+    model.refuse_lost_head()
     model.name = name
     return model
 
@@ -100,6 +125,7 @@ def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
         if key == "image_size" and isinstance(value, int):
             value = (value, value)
         if key == "neuron" and not is_dataclass(value):
+            refuse_text(value)
             value = change_config(config.neuron, value)  # type: ignore[attr-defined]
         values[key] = fit(value, known[key], key)
     return replace(config, **values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from spikevit.models.base import SpikingModel
+from spikevit.models.inputs import ORDER, no_tensor, warn_of_bytes
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -62,6 +62,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def batches_of(images: Tensor | Iterable[Any]) -> Iterable[Any]:
+    """One batch as batches; an array or a picture is refused before it is taken for several."""
+    if isinstance(images, Tensor):
+        return [images]
+    if not isinstance(images, Iterable) or type(images).__module__.startswith(("numpy", "PIL")):
+        raise no_tensor(images)
+    return images
+
+
 def inputs_of(model: nn.Module, images: Tensor | Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """All arguments of the model, batch by batch.
 
@@ -74,9 +83,11 @@ def inputs_of(model: nn.Module, images: Tensor | Iterable[Any]) -> Iterator[tupl
         ValueError: a batch without images; labels of other images; arguments that the model does not take.
     """
     ours = zoo_model(model)
-    for batch in [images] if isinstance(images, Tensor) else images:
+    for i, batch in enumerate(batches_of(images)):
         inputs = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
-        if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].shape[:1].numel():
+        if inputs and not isinstance(inputs[0], Tensor):
+            raise no_tensor(inputs[0])
+        if not inputs or not inputs[0].shape[:1].numel():
             raise ValueError(f"a batch must be a tensor of at least one image; got {shown(inputs)}")
         x = inputs[0]
         frames = ours is not None and x.dim() == 5
@@ -86,20 +97,14 @@ def inputs_of(model: nn.Module, images: Tensor | Iterable[Any]) -> Iterator[tupl
             inputs = inputs[:1]
         if ours and len(inputs) > 1:
             raise ValueError(f"{ours._called()} takes images, or (images, labels); got {shown(inputs)}")
-        if ours and frames and len(x) != ours.config.time_steps == x.shape[1]:
-            warnings.warn(
-                f"images {tuple(x.shape)} are taken for {len(x)} time steps of {x.shape[1]} images, and "
-                f"{ours._called()} has time_steps={x.shape[1]}: {ORDER}"
-            )
+        if ours and not i and ours is unwrapped(model):  # else something of another's may normalise first
+            warn_of_bytes(ours, x)
         if why := _refusal(model, inputs):
             raise ValueError(
                 f"{type(model).__name__} does not take {shown(inputs)}: {why}; a batch may be a tuple of all its "
                 "arguments"
             )
         yield inputs
-
-
-ORDER = "images are (B, C, H, W), recordings (T, B, C, H, W) with time first"
 
 
 def _are_labels(x: Any) -> bool:

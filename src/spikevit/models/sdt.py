@@ -58,9 +58,9 @@ class SpikeDrivenTransformer(Encoder):
         super().__init__(config, PatchSplitting(config.in_channels, config.embed_dim, config.pools, config.neuron))
         self.head_lif = config.neuron.build()
 
-    def readout(self, x: Tensor, stream: Stream | None) -> Tensor:
+    def readout(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
         """Spikes of the mean over tokens."""
-        return self.head_lif(x, stream)
+        return self.head_lif(super().readout(tokens), stream)
 
 
 _CIFAR = SDTConfig(num_classes=10, image_size=(32, 32), pools=(2, 3), depth=2)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from spikevit.attention import TokenMixing
 from spikevit.layers import ConvBN, LinearBN, SpikingConv
+from spikevit.models.base import make_head
 from spikevit.models.encoder import Encoder, EncoderConfig
+from spikevit.models.inputs import explaining
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 from spikevit.schema import NotNegative, Positive, Share
@@ -87,10 +89,17 @@ class STMixer(Encoder):
         super().__init__(config, stem, mixer_options={"threshold": 1.0, "out_bias": False}, mlp_bias=False)
         self.sml = nn.ModuleList(SurrogateHead(dim, heads, self.tokens, n, config) for n in config.sml_depths)
 
+    @property
+    def heads(self) -> list[str]:  # type: ignore[override]
+        """The head, and those of the auxiliary networks."""
+        return ["head", *(f"sml.{i}.head" for i in range(len(self.sml)))]
+
     def all_logits(self, images: Tensor) -> list[Tensor]:
         """The main logits (B, classes), then those of the auxiliary heads, on the stem and every second block."""
-        states = list(self.trunk(self.maps(images)))
-        main = self.head(states[-1].mean(2)).mean(0)
+        maps = self.maps(images)
+        with explaining(self, images):
+            states = list(self.trunk(maps))
+        main = self.classify(states[-1]).mean(0)
         return [main, *(head(states[2 * i]) for i, head in enumerate(self.sml))]
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -99,6 +108,7 @@ class STMixer(Encoder):
         hard = [CE(z₀) + α Σᵢ CE(zᵢ)] / (1 + α n); soft = 1/(2n) Σᵢ [K(zᵢ, z₀) + K(z₀, zᵢ)] with
         K(u, w) = KL(softmax(w/τ), not differentiated ‖ softmax(u/τ)), mean over the batch.
         """
+        self.require_classes("a loss")
         main, *heads = logits = self.all_logits(images)
         hard, *others = (F.cross_entropy(z, targets, label_smoothing=label_smoothing) for z in logits)
         if not heads:
@@ -122,7 +132,7 @@ class SurrogateHead(nn.Module):
         self.legacy_mixing = config.legacy_sml_mixing
         self.proj = LinearBN(dim, dim, bias=False)
         self.encoders = nn.ModuleList(SurrogateEncoder(dim, heads, tokens, config.mlp_ratio) for _ in range(depth))
-        self.head = nn.Linear(dim, config.num_classes)
+        self.head = make_head(dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.legacy_mixing:  # (T, B) read as (B, T)

@@ -11,6 +11,19 @@ from spikevit.errors import unknown
 from spikevit.neurons.staircase import ExpG
 from spikevit.schema import Checked, Positive
 
+KINDS = ("lif", "plif", "if", "expg", "relu")
+
+
+def refuse_text(neuron: Any) -> None:
+    """Refuses the mere name of a kind where a NeuronConfig, or a mapping of its fields, is meant."""
+    if isinstance(neuron, str):
+        kind = neuron if neuron in KINDS else "lif"
+        raise ValueError(
+            f"neuron={neuron!r} must be a NeuronConfig or a mapping of its fields, such as "
+            f'neuron={{"kind": "{kind}"}}; '
+            f"kinds: {', '.join(KINDS)}"
+        )
+
 
 class Neurons(Protocol):
     """What layers ask for neurons."""
@@ -60,7 +73,7 @@ class NeuronConfig(Checked):
             return IF(threshold, **options)
         leaky = {"lif": LIF, "plif": ParametricLIF}
         if self.kind not in leaky:
-            raise unknown("neuron kind", self.kind, [*leaky, "if", "expg", "relu"])
+            raise unknown("neuron kind", self.kind, KINDS)
         return leaky[self.kind](threshold, tau=self.tau, decay_input=self.decay_input, **options)
 
     def mask(self) -> nn.Module:

@@ -86,6 +86,11 @@ class Check:
         """Whether everything does."""
         return all(v.passed for v in self.verdicts)
 
+    def __rich__(self):
+        from spikevit.report.terminal import verdicts
+
+        return verdicts(self)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {"rule": self.rule.name, "passed": self.passed, "silence": self.silence} | {

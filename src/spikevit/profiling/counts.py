@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 
+from spikevit.profiling.health import silence
 from spikevit.profiling.origins import Origin
 from spikevit.profiling.values import BINARY, UNKNOWN, Kind, Values
 
 SHIFT = "shift"  # what an entry costs that is scaled by a power of two
 VALUES, RATES, SHAPES = "values", "rates", "shapes"  # what counts can be of
-
-
-def silence(rates: Mapping[str, float]) -> str:
-    """What to say where layers of neurons, of these rates by name, never fired; "" where all did."""
-    silent = [name for name, rate in rates.items() if not rate]
-    if not silent:
-        return ""
-    return (
-        f"{len(silent)} of {len(rates)} layers of neurons are silent on these images, the first is {silent[0]}: this "
-        "is not what a trained network would cost"
-    )
 
 
 @dataclass

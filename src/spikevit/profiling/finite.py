@@ -33,7 +33,7 @@ class Finite:
 
     def see(self, name: str, x: Any) -> None:
         """Takes in a tensor, spikes or steps, or several; anything else passes. name: plural, or that of a layer."""
-        for part in _parts(x):
+        for part in parts(x):
             if part.is_floating_point() and part.numel() and not part.is_meta:
                 self.names.append(name)
                 self.extremes.append(part.detach().aminmax())  # NaN is both; a sum could overflow
@@ -65,15 +65,15 @@ class Finite:
         )
 
 
-def _parts(x: Any) -> Iterator[Tensor]:
+def parts(x: Any) -> Iterator[Tensor]:
     """The tensors that a value consists of."""
     if isinstance(x, SomeSteps):
-        yield from _parts((x.data, x.rest))
+        yield from parts((x.data, x.rest))
     elif isinstance(x, SpikeTrain):
-        yield from _parts((x.steps, x.quantum))
+        yield from parts((x.steps, x.quantum))
     elif isinstance(x, (list, tuple)):
         for part in x:
-            yield from _parts(part)
+            yield from parts(part)
     elif isinstance(x := dense(x), Tensor):
         yield x[0] if x.dim() and len(x) > 1 and x.stride(0) == 0 else x  # a still image, seen at every step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from spikevit.models.running import evaluating, inputs_of, unwrapped, zoo_model
 from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
 from spikevit.neurons.expg import histogram
 from spikevit.neurons.staircase import spike_count, spike_pattern
-from spikevit.profiling.counts import silence
-from spikevit.profiling.finite import FIRING, refuse_non_finite
+from spikevit.profiling.finite import FIRING, parts, refuse_non_finite
+from spikevit.profiling.health import silence
 
 
 def seen(neuron: nn.Module, out: Any) -> Tensor:
@@ -65,6 +66,43 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
             handle.remove()
 
 
+class Fired:
+    """Which layers of neurons have fired within the context; costs a reduction a layer, and asks no device before the
+    end. Layers of which nothing was computed, whose steps are all closed, are not among them.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = unwrapped(model)
+        self.most: dict[str, Tensor] = {}  # the largest that each layer sent
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Fired:
+        for name, module in self.model.named_modules():
+            if isinstance(module, FIRING):
+                self.stack.callback(module.register_forward_hook(partial(self._see, name)).remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def _see(self, name: str, _module: nn.Module, _args: Any, out: Any) -> None:
+        for part in parts(out):
+            if part.numel():
+                least, most = part.detach().aminmax()
+                most = torch.maximum(most, -least) if part.dtype.is_signed else most
+                self.most[name] = torch.maximum(self.most[name], most) if name in self.most else most
+
+    @property
+    def silent(self) -> str:
+        """How many layers never fired, in short; "" where all did."""
+        silent = sum(not most for most in self.most.values())
+        return f"{silent} of {len(self.most)} layers silent" if silent else ""
+
+    def silence(self, where: str = "on these images") -> str:
+        """What to say of layers that never fired; "" where all did."""
+        return silence({name: float(most) for name, most in self.most.items()}, where)
+
+
 def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Every neuron's spikes (T, B, …) for one batch, by module name in firing order; no gradients.
 
@@ -93,10 +131,12 @@ class StepRates:
         self.codes: dict[str, Tensor] = {}
         self.fired: dict[str, list[list[int]]] = {}  # of each step: spikes, cells
         self.at: dict[str, int] = {}  # the step that each layer is at; "": how many the first neurons sent
+        self.alive = Fired(model)
         self.stack = ExitStack()
 
     def __enter__(self) -> StepRates:
         self.stack.enter_context(observe(self.model, self._count))
+        self.stack.enter_context(self.alive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,10 +200,10 @@ def firing_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, 
     Raises:
         ValueError: no images; weights, images or membrane currents that are not finite.
     """
-    rates = _counted(model, images).means()
-    if said := silence(rates):
+    counted = _counted(model, images)
+    if said := counted.alive.silence():
         warnings.warn(said)
-    return rates
+    return counted.means()
 
 
 def step_rates(model: nn.Module, images: Tensor | Iterable[Any]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spikevit.adaptive.adapted import own_name
 from spikevit.files import csv_text
-from spikevit.models.running import unwrapped, zoo_model
+from spikevit.models.running import batches_of, unwrapped, zoo_model
 from spikevit.profiling.baselines import dense, dense_memory, headroom, matched_bits
 from spikevit.profiling.constants import Constants, load_constants
 from spikevit.profiling.conventions import CONVENTIONS, Energy, charge, paper_charge
@@ -157,8 +157,12 @@ class Report:
         return {name: n / self.counts.images for name, n in kinds.most_common()}
 
     def break_even(self) -> list[str]:
-        """At which activity spikes cost as much as each baseline, in words, where that can be said."""
+        """At which activity spikes cost as much as each baseline, in words, where that can be said: of no network of
+        which layers are silent.
+        """
         counts, lines = self.counts, []
+        if counts.silence:
+            return []
         for row in self.opponents():
             if not (f := row["activity"]):
                 continue
@@ -171,9 +175,8 @@ class Report:
         return lines
 
     def activity(self) -> str:
-        """How much fires and how much of the work that leaves, in words; first, which layers never fired."""
-        said = f"{self.counts.silence}. " if self.counts.silence else ""
-        said += f"Neurons fire at {self.counts.firing_rate:.1%} of all steps; " if self.counts.firing_rate else ""
+        """How much fires and how much of the work that leaves, in words."""
+        said = f"Neurons fire at {self.counts.firing_rate:.1%} of all steps; " if self.counts.firing_rate else ""
         return f"{said}{self.counts.activity:.1%} of the products behind the first convolution have no zero factor."
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,7 +248,7 @@ def profile(
     constants = load_constants(constants)
     model = unwrapped(model)
     traits = zoo_model(model) or model
-    batches = [images] if isinstance(images, Tensor) else list(images)
+    batches = list(batches_of(images))
     counts = count(model, batches)
     with without_spikes(model) as ann:
         twin = counts if ann is model else count(ann, batches)

@@ -19,6 +19,7 @@ from spikevit.report.look import look
 from spikevit.report.run_files import Run, read_run
 from spikevit.report.sections import SECTIONS, title
 from spikevit.report.sections.base import Shown, asset, labels, render
+from spikevit.report.sections.compare import ranked
 
 MARK = '<meta name="generator" content="spikevit'
 
@@ -74,11 +75,13 @@ def default_path(runs: Sequence[Run]) -> Path:
 
 
 def page(runs: list[Shown]) -> str:
-    """The whole page."""
+    """The whole page; a section that has nothing to say is left out."""
+    runs = ranked(runs)
+    bodies = [{"id": key, "title": called, "body": of(runs)} for key, (called, of) in SECTIONS.items()]
     return render(
         "page.html",
         title=title(runs),
-        sections=[{"id": key, "title": called, "body": of(runs)} for key, (called, of) in SECTIONS.items()],
+        sections=[section for section in bodies if section["body"].strip()],
         style=asset("style.css"),
         script=asset("script.js"),
         version=__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from spikevit.adaptive import Halting, add_halting
+from spikevit.adaptive import DynamicTimeSteps, EarlyExit, Halting, add_halting
 from spikevit.attention import GroupwiseSSA, MSTokenAttention, QKTokenAttention
 from spikevit.data import Data, DataInfo
 from spikevit.models import SpikingModel
@@ -19,10 +20,12 @@ from spikevit.profiling.check import Check, check, load_rule, rules
 from spikevit.profiling.finite import refuse_non_finite
 from spikevit.profiling.observe import StepRates, observe
 from spikevit.profiling.profile import Report, profile
+from spikevit.report.speed import Speed, machine, speeds
 from spikevit.training.evaluate import as_input, evaluating, in_order
 
 GALLERY, CLOSE = 24, 3  # images shown, and those of them that are looked into
 NEURONS = 40  # of a layer, in a raster
+BINS = 10  # of confidences
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,23 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Images whose confidence is above `low`, and at most low + 1 / BINS: their mean confidence, and share right."""
+
+    low: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Look:
     """What `look` found on the first `total` of `of` images of a split. work: of each image, in the model's unit.
 
     images: the first ones to show, uint8 (n, C, H, W), `shown` their places. rates: by layer, at each step; mean_rates:
-    of all cells that were computed.
+    of all cells that were computed. silence: what to say of layers that never fired. over_time: accuracy of the mean of
+    the first t steps' logits, t = 1 … T; [] where there is no common axis of steps, or where images leave it early.
+    speeds: measured, on `machine`.
     """
 
     info: DataInfo
@@ -57,9 +72,13 @@ class Look:
     shown: list[int]
     rates: dict[str, list[float]]
     mean_rates: dict[str, float]
+    silence: str
     close: list[Close]
     costs: Report
     checks: list[Check]
+    over_time: list[float]
+    speeds: list[Speed]
+    machine: str
 
     @property
     def total(self) -> int:
@@ -70,6 +89,26 @@ class Look:
     def right(self) -> int:
         """How many were classified right."""
         return int((self.labels == self.predictions).sum())
+
+    @property
+    def chance(self) -> float:
+        """Share of the most frequent class among the images looked at."""
+        return int(self.labels.bincount().max()) / self.total
+
+    def calibration(self) -> list[Bin]:
+        """Bins of equal width over the confidence, those with images (Guo et al., 2017)."""
+        place = (self.confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
+        right, found = (self.labels == self.predictions).double(), []
+        for i in place.unique().tolist():
+            inside = place == i
+            means = [float(part.double()[inside].mean()) for part in (self.confidence, right)]
+            found.append(Bin(i / BINS, int(inside.sum()), *means))
+        return found
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, Σ_b n_b / n · |accuracy_b − confidence_b| over the bins of `calibration`."""
+        return sum(b.images / self.total * abs(b.accuracy - b.confidence) for b in self.calibration())
 
     def confusion(self) -> Tensor:
         """Images of class i that were taken for class j, (classes, classes)."""
@@ -103,14 +142,17 @@ def look(
     found: list[tuple[Tensor, ...]] = []
     counted: list[Tensor] = []
     kept: dict[bool, list[tuple[int, Tensor]]] = {False: [], True: []}  # images to show, wrong and right
+    right_by_step: list[Tensor] = []
     with evaluating(model):
         with StepRates(model) as rates, refuse_non_finite(model) as finite:
-            done = 0
+            done, started = 0, time.perf_counter()
             for x, labels in in_order(Subset(dataset, range(n)), 64):
                 rates.new_batch()
-                logits, work = model.run(as_input(x, model, data.info))
+                per_step, work = _run(model, as_input(x, model, data.info))
+                logits = per_step.mean(0)
                 finite.see("logits", logits)
                 finite.check()
+                right_by_step.append(_right_by_step(per_step, labels))
                 sure, classes = logits.float().softmax(-1).max(-1)
                 found.append((labels, classes.cpu(), sure.cpu(), work.float().cpu()))
                 for i, right in enumerate((classes.cpu() == labels).tolist()):
@@ -120,10 +162,13 @@ def look(
                     counted.append(x)
                 done += len(x)
                 progress(done, n)
+            slow = (time.perf_counter() - started) / n
         labels, predictions, confidence, work = map(torch.cat, zip(*found, strict=True))
         shown = [*kept[False][: max(GALLERY // 2, GALLERY - len(kept[True]))], *kept[True]][:GALLERY]
         wrong = sum(predictions[at] != labels[at] for at, _ in shown)
         chosen = [i for i in (0, int(wrong), 1, 2) if i < len(shown)]  # the first wrong one, the first right one, …
+        by_step = [right / n for right in torch.stack(right_by_step).sum(0).tolist()]
+        first = as_input(torch.cat(counted)[:64], model, data.info)
         costs = profile(
             model, as_input(torch.cat(counted)[:count_images], model, data.info).split(4), constants=constants
         )
@@ -139,13 +184,33 @@ def look(
             shown=[at for at, _ in shown],
             rates={name: r.tolist() for name, r in rates.over_time().items()},
             mean_rates=rates.means(),
+            silence=rates.alive.silence(),
             close=[
                 _close(model, as_input(shown[i][1][None], model, data.info), i)
                 for i in list(dict.fromkeys(chosen))[:CLOSE]
             ],
             costs=costs,
             checks=[check(costs.counts, load_rule(name)) for name in rules()],
+            over_time=by_step if len(by_step) > 1 else [],
+            speeds=speeds(model, first, slow),
+            machine=machine(model.device),
         )
+
+
+def _run(model: SpikingModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (T, B, classes) of every step, or (1, B, classes) where there are no steps in common; work as by `run`."""
+    if not model.time_axis or isinstance(model, (EarlyExit, Halting)):
+        logits, work = model.run(x)
+        return logits[None], work
+    logits = model(x, per_step=True)
+    steps = model.mean_steps if isinstance(model, DynamicTimeSteps) else len(logits)
+    return logits, torch.full((len(x),), float(steps))
+
+
+def _right_by_step(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images the mean of the first t logits (T, B, classes) gets right, for t = 1 … T."""
+    guesses = [logits[:t].mean(0).argmax(-1).cpu() for t in range(1, len(logits) + 1)]
+    return torch.stack([(guess == labels).sum() for guess in guesses])
 
 
 def _close(model: SpikingModel, x: Tensor, index: int) -> Close:

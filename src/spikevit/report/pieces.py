@@ -18,11 +18,16 @@ PIXELS = 112  # the longer side of a small picture, at most
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. value: what sorts it, and what the CSV says. share: 0 … 1, how strong its colour."""
+    """A cell of a table. value: what sorts it, and what the CSV says. share: 0 … 1, how strong its colour.
+
+    about: what stands below the text, smaller. best: in bold.
+    """
 
     text: str
     value: float | None = None
     share: float = 0.0
+    about: str = ""
+    best: bool = False
 
 
 @dataclass(frozen=True)

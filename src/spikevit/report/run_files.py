@@ -35,7 +35,10 @@ class Tested(Checked):
 
 @dataclass(frozen=True)
 class Results(Checked):
-    """What is in results.json. checkpoint: None in those of earlier versions."""
+    """What is in results.json. checkpoint, chance: None in those of earlier versions.
+
+    chance: share of the most frequent class. silence: what to say of layers of neurons that never fired, or "".
+    """
 
     accuracy: Share
     right: Natural
@@ -49,6 +52,8 @@ class Results(Checked):
     seconds: NotNegative | None = None
     versions: dict[str, str] = field(default_factory=dict)
     checkpoint: Tested | None = None
+    chance: Share | None = None
+    silence: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,12 +62,23 @@ class Results(Checked):
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A run inside a run, by the directory's name: its results, rows of metrics.csv, and text of its recipe."""
+
+    name: str
+    results: Results
+    epochs: list[dict[str, float]]
+    recipe: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A run, or a checkpoint by itself. checkpoint: the model to show, the spiking one where it was converted.
 
     about: what the checkpoint says of itself. recipe: its text, settings: what it says. epochs, rates: rows of
     metrics.csv and spikes.csv. results: of results.json, None where the run has not ended or where they are of another
-    checkpoint. stages: results of runs inside, by directory. missing: what is not there, and why, by part.
+    checkpoint. stages: runs inside, on the way to a model that was converted. missing: what is not there, and why, by
+    part.
     """
 
     name: str
@@ -73,7 +89,7 @@ class Run:
     epochs: list[dict[str, float]] = field(default_factory=list)
     rates: list[dict[str, Any]] = field(default_factory=list)
     results: Results | None = None
-    stages: dict[str, Results] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
     certificate: Certificate | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -131,11 +147,11 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
         missing["rates"] = "There is no spikes.csv: firing rates were not recorded during training."
     recipe = read_text(directory / "recipe.yaml", "a recipe") if whole else about.get("recipe") or ""
     runs: list[Path] = []
-    if spiking is not None:  # it may come from a run inside: its epoch and recipe are not those of this one
+    if spiking is not None:  # it may come from a run inside: its epoch is not one of this run
         checkpoint, about = spiking, {"data": about.get("data", {})} | read_about(spiking)
-        recipe = about.get("recipe") or recipe
+        recipe = recipe if whole else about.get("recipe") or recipe
         runs = sorted(p.parent for p in directory.glob("*/recipe.yaml") if (p.parent / "results.json").is_file())
-    stages = {stage.name: _results(stage, {}) for stage in runs}
+    stages = [_stage(run) for run in runs]
     return Run(
         name=name,
         checkpoint=checkpoint,
@@ -145,10 +161,19 @@ def _read(checkpoint: Path, directory: Path, name: str, whole: bool) -> Run:
         epochs=epochs,
         rates=rates,
         results=results,
-        stages={stage: found for stage, found in stages.items() if found},
+        stages=[stage for stage in stages if stage],
         certificate=certificate,
         missing=missing,
     )
+
+
+def _stage(directory: Path) -> Stage | None:
+    """A run inside, where its results are of the checkpoint beside them."""
+    results = _results(directory, {})
+    if results is None:
+        return None
+    recipe = read_text(directory / "recipe.yaml", "a recipe")
+    return Stage(directory.name, results, _epochs(directory / "metrics.csv"), recipe)
 
 
 def _conversion(

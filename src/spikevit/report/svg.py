@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import count
-from math import isnan, nan
+from math import ceil, isnan, nan
 from typing import Any
 
 from torch import Tensor
@@ -34,12 +34,13 @@ STYLE = {
     "grid.linewidth": 0.6,
     "xtick.color": INK,
     "ytick.color": INK,
-    "font.size": 9,
+    "font.size": 10,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
 }
+CHARACTER = 0.07  # width of a letter of a row's name, in inches
 _charts = count()
 
 
@@ -55,16 +56,35 @@ def _figure(width: float, height: float, names: Collection[str] = ()) -> tuple[A
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    left = 0.1 + 0.075 * max(map(len, names)) if names else 0.74
-    figure = Figure(figsize=(left + width + 0.1, height + 0.6))
+    figure = Figure(dpi=72)  # that of SVG, in which words are measured
     FigureCanvasSVG(figure)
-    full, tall = figure.get_size_inches()
-    axis = figure.add_axes((left / full, 0.5 / tall, width / full, height / tall))
+    left = 0.1 + CHARACTER * max(map(len, names)) if names else 0.66
+    axis = figure.add_axes((0, 0, 1, 1))
+    _place(figure, axis, (left, 0.5, width, height, 0.1, 0.1))
     if names:
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.tick_params(axis="y", length=0)
     return figure, axis
+
+
+def _place(figure: Any, axis: Any, inches: tuple[float, ...]) -> None:
+    """The plot in its figure: room to the left, below, its width and height, room to the right, above."""
+    left, below, width, height, right, above = inches
+    full, tall = left + width + right, below + height + above
+    figure.set_size_inches(full, tall)
+    axis.set_position((left / full, below / tall, width / full, height / tall))
+
+
+def _fit(figure: Any) -> None:
+    """More room on every side where words do not fit; the plot keeps its size."""
+    axis, dpi = figure.axes[0], figure.dpi
+    box, plot = axis.get_tightbbox(), axis.get_window_extent()
+    full, tall = figure.get_size_inches()
+    had = (plot.x0 / dpi, plot.y0 / dpi, full - plot.x1 / dpi, tall - plot.y1 / dpi)
+    need = (plot.x0 - box.x0, plot.y0 - box.y0, box.x1 - plot.x1, box.y1 - plot.y1)
+    left, below, right, above = (max(a, b / dpi + 0.06) for a, b in zip(had, need, strict=True))
+    _place(figure, axis, (left, below, plot.width / dpi, plot.height / dpi, right, above))
 
 
 def _steps(axis: Any, steps: int) -> None:
@@ -75,6 +95,7 @@ def _steps(axis: Any, steps: int) -> None:
 
 def _svg(figure: Any) -> str:
     """The figure as an element for a page: no size but its proportions, no identifiers but those it refers to."""
+    _fit(figure)
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
@@ -94,18 +115,32 @@ def _label(name: str) -> str:
     return f"\u200b{name}"
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
+def _legend(axis: Any, many: int) -> None:
+    """In the plot where few names fit, else below it, in columns."""
+    if many > 4:
+        axis.legend(loc="upper left", bbox_to_anchor=(-0.2, -0.22), ncols=2, columnspacing=1, handlelength=1.5)
+    elif many > 1:
+        axis.legend(handlelength=1.5)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, marked: bool = False
+) -> str:
     """Lines over x by name, each with its points; one without any keeps its colour free, as in other charts."""
     with _style():
-        figure, axis = _figure(3.7, 2.1)
+        figure, axis = _figure(3.3, 2.0)
         for i, (name, (xs, ys)) in enumerate(series.items()):
             style = ("-", "--", ":", "-.")[i // len(SERIES) % 4]
-            axis.plot(xs, ys, style, label=_label(name) if len(xs) else None, marker="o" if len(xs) < 3 else None)
+            marker = "o" if marked or len(xs) < 3 else None
+            axis.plot(xs, ys, style, label=_label(name) if len(xs) else None, marker=marker)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
-        axis.xaxis.get_major_locator().set_params(integer=all(v == int(v) for xs, _ in series.values() for v in xs))
-        if len(series) > 1:
-            axis.legend(ncols=1 + (len(series) > 4))
+        places = {x for xs, _ in series.values() for x in xs}
+        if len(places) == 1:
+            axis.set_xticks(list(places))
+        else:
+            axis.xaxis.get_major_locator().set_params(integer=all(x == int(x) for x in places))
+        _legend(axis, len(series))
         return _svg(figure)
 
 
@@ -122,7 +157,7 @@ def bars(
     """
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     with _style(axes_grid_axis="x"):
-        figure, axis = _figure(3.6, 0.24 * len(rows) * max(1, 0.7 * len(names)), rows)
+        figure, axis = _figure(2.3, 0.26 * len(rows) * max(1, 0.7 * len(names)), rows)
         height = 0.8 / len(names)
         for j, name in enumerate(names):
             places = [i - 0.4 + height * (j + 0.5) for i in range(len(rows))]
@@ -130,13 +165,12 @@ def bars(
             errors = [spread.get(row, 0.0) for row in rows] if spread else None
             style: Any = {"ecolor": INK, "lw": 0.8}
             drawn = axis.barh(places, values, height * 0.9, xerr=errors, label=_label(name), error_kw=style)
-            axis.bar_label(drawn, ["" if isnan(v) else f"{v:.3g}" for v in values], padding=6, fontsize=8)
+            axis.bar_label(drawn, ["" if isnan(v) else f"{v:.3g}" for v in values], padding=6)
         if marks:
             axis.plot(list(marks.values()), range(len(rows)), "|", color=SERIES[1], markersize=10, markeredgewidth=2)
         axis.set_xlabel(x)
         axis.margins(x=0.15)
-        if len(names) > 1:
-            axis.legend()
+        _legend(axis, len(names))
         return _svg(figure)
 
 
@@ -146,8 +180,8 @@ def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
 
     columns = max(len(values) for values in rows.values())
     most = max((v for values in rows.values() for v in values), default=0) or 1
-    with _style(axes_grid=False, axes_spines_left=False, axes_spines_bottom=False, ytick_labelsize=8):
-        figure, axis = _figure(min(0.42 * columns, 6.0), 0.2 * len(rows), rows)
+    with _style(axes_grid=False, axes_spines_left=False, axes_spines_bottom=False, ytick_labelsize=8.5):
+        figure, axis = _figure(min(0.37 * columns, 6.0), 0.2 * len(rows), rows)
         for i, values in enumerate(rows.values()):
             for j, value in enumerate(values):
                 strength = min(1, value / most) * 0.75
@@ -155,7 +189,7 @@ def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
                     Rectangle((j + 0.54, i - 0.46), 0.92, 0.92, color=SERIES[0], alpha=strength, linewidth=0)
                 )
                 if columns <= 16:
-                    axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=7)
+                    axis.text(j + 1, i, f"{value:.0%}", ha="center", va="center", fontsize=8.5)
         _steps(axis, columns)
         axis.tick_params(length=0)
         axis.set_xlabel(x)
@@ -165,8 +199,8 @@ def heat(rows: Mapping[str, Sequence[float]], x: str) -> str:
 def raster(spikes: Mapping[str, Tensor]) -> str:
     """A mark for every spike: of each layer some neurons (n, T), side by side within a step; the first layer on top."""
     columns = max(s.shape[1] for s in spikes.values())
-    with _style(axes_grid=False, axes_spines_left=False, ytick_labelsize=8):
-        figure, axis = _figure(min(0.9 * columns, 5.6), 0.2 * len(spikes), spikes)
+    with _style(axes_grid=False, axes_spines_left=False, ytick_labelsize=8.5):
+        figure, axis = _figure(min(0.75 * columns, 5.6), 0.2 * len(spikes), spikes)
         for i, s in enumerate(spikes.values()):
             neuron, step = s.nonzero(as_tuple=True)
             places = (step + 0.55 + 0.9 * (neuron + 0.5) / len(s)).tolist()
@@ -184,22 +218,39 @@ def raster(spikes: Mapping[str, Tensor]) -> str:
 def histogram(counts: Mapping[str, int], x: str, y: str) -> str:
     """A bar for each whole number."""
     with _style(axes_grid_axis="y"):
-        figure, axis = _figure(3.7, 1.9)
-        axis.bar_label(axis.bar(list(counts), list(counts.values())), fontsize=8)
+        figure, axis = _figure(3.3, 2.0)
+        axis.bar_label(axis.bar(list(counts), list(counts.values())))
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.margins(y=0.12)
         return _svg(figure)
 
 
+def reliability(bins: Sequence[tuple[float, float, int]], width: float) -> str:
+    """Accuracy over confidence, a bar for each bin (confidence, accuracy, images), and the line where both are one."""
+    with _style():
+        figure, axis = _figure(3.3, 2.0)
+        places = [max(0, ceil(round(sure / width, 6)) - 1) * width for sure, _, _ in bins]
+        drawn = axis.bar(places, [right for _, right, _ in bins], width * 0.9, align="edge", alpha=0.6)
+        axis.bar_label(drawn, [f"{n:,}" for *_, n in bins])
+        axis.plot([0, 1], [0, 1], "--", color=INK, linewidth=0.8)
+        axis.plot([sure for sure, _, _ in bins], [right for _, right, _ in bins], "o", color=SERIES[1])
+        axis.set_xlabel("confidence (number: images)")
+        axis.set_ylabel("accuracy")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1.12)
+        return _svg(figure)
+
+
 def points(places: Mapping[str, tuple[float, float]], x: str, y: str) -> str:
     """A named point each."""
     with _style():
-        figure, axis = _figure(3.7, 2.3)
-        for name, (px, py) in places.items():
-            axis.plot([px], [py], "o", markersize=7, label=_label(name) if px == px else None)
+        figure, axis = _figure(3.3, 2.2)
+        for i, (name, (px, py)) in enumerate(places.items()):
+            mark = "osD^v"[i // len(SERIES) % 5]
+            axis.plot([px], [py], mark, markersize=7, label=_label(name) if px == px else None)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.margins(0.2)
-        axis.legend(loc="best")
+        _legend(axis, max(2, len(places)))
         return _svg(figure)

@@ -53,6 +53,11 @@ class Table(rich.table.Table):
         super().add_row(*(words(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
+def alarms(*said: str) -> Group:
+    """Sentences in red, of those that are not empty: what makes figures worthless."""
+    return Group(*(words(f"{line[0].upper()}{line[1:]}.", "bold red") for line in said if line))
+
+
 def summary(
     accuracies: Mapping[str, float], images: int, model: SpikingModel, rates: Mapping[str, float], report: Report
 ) -> Group:
@@ -110,6 +115,7 @@ def totals(report: Report) -> Group:
     return Group(
         table,
         against,
+        alarms(report.counts.silence),
         *(words(line, style="dim") for line in (report.activity(), *report.break_even())),
         words(f"{c.name}: {c.about}; MAC {c.mac:g} pJ, AC {c.add:g} pJ, shift {c.shift:g} pJ.", style="dim"),
     )
@@ -167,17 +173,16 @@ def verdicts(check: Check, *, show_all: bool = False) -> Group:
     title = (
         f"{rule.name}: {'passed' if check.passed else f'{len(failed)} of {len(check.verdicts)} fail'} — {rule.about}"
     )
-    title += f"\n{check.silence}." if check.silence else ""
     shown = check.verdicts if show_all else failed
     if not shown:
-        return Group(words(title, style="bold"))
+        return Group(alarms(check.silence), words(title, style="bold"))
     table = Table(title)
     for column in ("", "module", "operands", "why"):
         table.add_column(column, no_wrap=column == "module")
     for v in shown:
         mark = words("pass", style="green") if v.passed else words("fail", style="red")
         table.add_row(mark, v.module, " × ".join(v.operands) or v.operator, v.reason)
-    return Group(table)
+    return Group(alarms(check.silence), table)
 
 
 def certificate(c: Certificate) -> Group:

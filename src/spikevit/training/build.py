@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from spikevit.adaptive import add_halting, allocate_time_steps, ann_twin, set_thresholds, start_from_ann
 from spikevit.adaptive.adapted import require_time
 from spikevit.checkpoint import (
+    FREE,
     Description,
     config_differences,
     fresh_tensors,
@@ -26,6 +28,8 @@ from spikevit.data.load import load_source
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
+from spikevit.schema import wrong
+from spikevit.training.freeze import freeze_, keep_frozen_, learning
 from spikevit.training.recipe import ModelRecipe, Recipe
 
 MOST_WEIGHTS = 2**30  # of a model in training: 16 GiB with gradients and AdamW's two averages, in float32
@@ -37,12 +41,17 @@ def build(
 ) -> tuple[SpikingModel, Data]:
     """Model, with weights drawn from the recipe's seed, and data of a recipe (or `data`), made to fit each other.
 
+    What the recipe freezes is in evaluation mode, the rest in that of training.
+
     was: what the model is, of a run that goes on; its weights come later. say: is called with a line for each thing
-    that the recipe changes in the checkpoint it starts from.
+    that the recipe changes in the checkpoint it starts from, and for how much of the model learns.
     """
+    recipe = recipe if was else settled(recipe)
     m = recipe.model
     if data is None and recipe.data_given:
         raise ValueError("this run was given its data in Python (data_given): go on with train(directory, data=…)")
+    if data is not None and recipe.data.limit is not None:
+        raise wrong("data.limit", recipe.data.limit, "left out where data are given: give a part of them")
     data = load_source(vars(recipe.data)) if data is None else data
     fits: dict[str, Any] = {
         "num_classes": data.info.num_classes,
@@ -56,7 +65,12 @@ def build(
         set_backend(model, m.backend)
     if recipe.early_exit:
         require_time(model, "early exit")  # now, not after training
-    return model.train(), data
+    model.train()
+    if m.freeze:
+        keep_frozen_(freeze_(model, m.freeze))
+        fresh = "" if m.start or m.ann else "; what does not, stays as it was drawn: there is no model.start"
+        say(f"model.freeze: {learning(model)}{fresh}")
+    return model, data
 
 
 def _fresh(recipe: Recipe, fits: dict[str, Any], data: Data, say: Say) -> SpikingModel:
@@ -64,7 +78,9 @@ def _fresh(recipe: Recipe, fits: dict[str, Any], data: Data, say: Say) -> Spikin
     m = recipe.model
     if m.start:
         return _started(recipe, m.start, fits, data.info, say)
-    model = _sized(lambda: create_model(m.name, time_steps=m.time_steps, **fits, **m.config), recipe)
+    assert m.name is not None
+    name = m.name
+    model = _sized(lambda: create_model(name, time_steps=m.time_steps, **fits, **m.config), recipe)
     if m.ann:
         _refuse_no_twin(m.ann, model, data.info)
         model = start_from_ann(model, load_model(m.ann), _some_images(data).to(model.dtype))
@@ -100,6 +116,21 @@ def _some_images(data: Data, images: int = 256) -> Tensor:
 
 
 # --- going on from a checkpoint -------------------------------------------------------------------------------------
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves to the checkpoint of model.start: the model's name, and in what size and colours a
+    folder of images is seen.
+    """
+    m, d = recipe.model, recipe.data
+    sizes = {"image_size", "channels"} if d.name == "folder" and not recipe.data_given else set()
+    if not m.start or (m.name and all(getattr(d, size) for size in sizes)):
+        return recipe
+    saved = read_description(m.start)
+    c = saved.outline().config
+    seen = {"image_size": c.image_size, "channels": c.in_channels if c.in_channels in (1, 3) else 3}
+    data = replace(d, **cast(Any, {size: getattr(d, size) or seen[size] for size in sizes}))
+    return replace(recipe, model=replace(m, name=m.name or saved.name), data=data)
 
 
 def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, say: Say) -> SpikingModel:
@@ -140,6 +171,8 @@ def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, sa
 
 
 def _refuse_other_model(m: ModelRecipe, path: str, saved: Description) -> None:
+    if m.name is None:
+        return
     family = model_entry(m.name).build.__name__
     if saved.name not in (None, m.name) or saved.family != family:
         other = saved.name or f"the name of a {saved.family}"
@@ -189,6 +222,7 @@ def _refuse_no_twin(path: str, model: SpikingModel, info: DataInfo) -> None:
     fits = {"num_classes": c.num_classes, "in_channels": c.in_channels, "image_size": c.image_size}
     _refuse_other_data(f"model.ann={path}", about, saved, fits, info)
     differ = {k: v for k, v in config_differences(saved, twin).items() if k == "neuron.kind" or k[:7] != "neuron."}
+    differ = {k: v for k, v in differ.items() if k not in FREE}
     if differ:
         fields = "; ".join(f"{name} is {there!r}, of the twin {here!r}" for name, (there, here) in differ.items())
         raise ValueError(f"model.ann={path} is not the ANN twin of {model.name}: {fields}")

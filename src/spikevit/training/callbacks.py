@@ -11,6 +11,7 @@ from spikevit import errors
 from spikevit.checkpoint import save_model
 from spikevit.profiling.observe import StepRates
 from spikevit.training.backend import pl
+from spikevit.training.loggers import log
 from spikevit.training.module import NonFiniteLoss
 from spikevit.training.pace import Pace
 from spikevit.training.resume import tensors_of
@@ -56,6 +57,7 @@ class RunFiles(pl.Callback):
         improved, self.best = figures > self.best, max(figures, self.best)
         if trainer.is_global_zero:
             append_rows(self.directory / "metrics.csv", [row])
+            log(trainer, {name: v for name, v in row.items() if name not in {"epoch", "step", "loss", *metrics}})
             about = self.about | {"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]}
             save_model(pl_module.trained, self.directory / "last.safetensors", **about)
             if improved:
@@ -114,14 +116,17 @@ class SpikeRates(pl.Callback):
         """Writes the epoch's rates."""
         assert self.counted is not None
         self.counted.__exit__()
-        rows = []
+        pl_module.silent = self.counted.alive.silent
+        rows, means = [], {}
         for name, rates in self.counted.rates().items():
+            means[f"firing_rate/{name}"] = float(rates.mean())
             for group, of_group in enumerate(rates.tolist(), 1):
                 for step, rate in enumerate(of_group, 1):
                     where = {"layer": name, "group": group, "step": step}
                     rows.append({"epoch": trainer.current_epoch + 1, **where, "rate": float(f"{rate:.6g}")})
         if rows and trainer.is_global_zero:
             append_rows(self.directory / "spikes.csv", rows)
+            log(trainer, means)
 
 
 class Progress(pl.Callback):
@@ -165,6 +170,7 @@ class Progress(pl.Callback):
         """The newest figures; on a terminal about ten lines in all stay."""
         m = trainer.callback_metrics
         self.status = f"  loss {m['loss_epoch']:.3f}  validation {m['val_accuracy']:.2%}"
+        self.status += f"  [bold red]{pl_module.silent}[/]" if pl_module.silent else ""
         epoch = trainer.current_epoch + 1
         if self.task is None:
             return

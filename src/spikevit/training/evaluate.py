@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import cast
@@ -14,20 +15,32 @@ from spikevit.data import Batches, DataInfo, make_loader, normalise
 from spikevit.models import SpikingModel
 from spikevit.models.running import evaluating
 from spikevit.profiling.finite import Finite, refuse_non_finite
+from spikevit.profiling.health import at_chance
+from spikevit.profiling.observe import Fired
 
 
 @dataclass(frozen=True)
 class Score:
-    """right of total images. work: what an image took on average, in the model's `work_unit`."""
+    """right of total images. work: what an image took on average, in the model's `work_unit`.
+
+    chance: share of the most frequent class. silence: what to say of layers of neurons that never fired, or "".
+    """
 
     right: int
     total: int
     work: float
+    chance: float = 0.0
+    silence: str = ""
 
     @property
     def accuracy(self) -> float:
         """Share of images classified right, 0 to 1."""
         return self.right / self.total
+
+    @property
+    def at_chance(self) -> str:
+        """What to say where accuracy is no better than luck, "" where it is."""
+        return at_chance(self.right, self.total, self.chance)
 
 
 @torch.no_grad()
@@ -47,18 +60,20 @@ def evaluate(
     Raises:
         ValueError: weights, images, membrane currents or logits that are not finite; images that are no (C, H, W).
     """
-    right, total, work = 0, 0, 0.0
+    model.require_classes("evaluation")
+    right, total, work, classes = 0, 0, 0.0, Counter[int]()
     loader = in_order(dataset, batch_size, workers)
-    with evaluating(model), refuse_non_finite(model) as finite:
+    with evaluating(model), refuse_non_finite(model) as finite, Fired(model) as fired:
         for i, (x, labels) in enumerate(inputs(loader, model, info, finite)):
             logits, taken = model.run(x)
             finite.see("logits", logits)
             finite.check()
             right += int((logits.argmax(-1).cpu() == labels).sum())
             total += len(labels)
+            classes.update(labels.tolist())
             work += float(taken.double().sum())
             progress(i + 1, len(loader))
-    return Score(right, total, work / total)
+    return Score(right, total, work / total, max(classes.values()) / total, fired.silence())
 
 
 @torch.no_grad()
@@ -70,6 +85,7 @@ def logits_per_step(
     Raises:
         ValueError: as `evaluate`.
     """
+    model.require_classes("evaluation")
     found = []
     with evaluating(model), refuse_non_finite(model) as finite:
         for x, labels in inputs(in_order(dataset, batch_size), model, info, finite):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sized
 from contextlib import nullcontext
 from typing import Any, cast
@@ -17,12 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 from spikevit.data import Augment, Batches, Data, make_loader, normalise
 from spikevit.data.folder import FolderSet, RandomParts
 from spikevit.models import SpikingModel
-from spikevit.neurons import TimeGate
+from spikevit.models.running import evaluating
+from spikevit.profiling.calibrate import re_estimate
 from spikevit.profiling.finite import refuse_non_finite
 from spikevit.schema import wrong
 from spikevit.training.backend import pl
 from spikevit.training.budget import Budget
+from spikevit.training.optimizer import make_optimizer
 from spikevit.training.recipe import Recipe, ScheduleRecipe
+
+RE_ESTIMATED = 8  # batches, of which statistics are made before validation
 
 
 class NonFiniteLoss(RuntimeError):
@@ -55,9 +60,13 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.data = data
         self.train_set = train_set(recipe, data)
+        self._optimizer()  # whether it can be made, now and not when training starts
         self.val_set = data.split("val")
         self.validated: dict[str, float] = {}
+        self.silent = ""  # how many layers of neurons never fired in validation, in short
         self.began = False
+        self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=RE_ESTIMATED)  # batches of this epoch
+        self.modes: dict[str, bool] = {}  # which modules train, by name
         self.augment = Augment(recipe.augmentation, data.info)
         self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
         self.average: AveragedModel | None = None
@@ -71,22 +80,34 @@ class Classifier(pl.LightningModule):
         return cast(SpikingModel, self.average.module) if self.average is not None else self.model
 
     def on_train_start(self) -> None:
-        """Whatever the run goes on from has been read."""
+        """Whatever the run goes on from has been read; its learning rate is that of this recipe's schedule."""
         self.began = True
+        scheduler = cast(Any, self.lr_schedulers())
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, lr, factor in rates:
+            group["lr"] = lr * factor(scheduler.last_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Augments, classifies, and returns the loss; refuses to go on from one that is not finite."""
-        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
-        torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
-        images, targets = self.augment(*batch, epoch=self.current_epoch)
+        if not batch_idx:
+            self.modes = {name: module.training for name, module in self.model.named_modules()}
+        self.newest.append((batch, batch_idx))
+        images, targets = self._augmented(batch, batch_idx)
         with self.budget or nullcontext():
-            loss, _ = self.model.loss(images.to(self.dtype), targets, self.recipe.regularisation.label_smoothing)
+            loss, _ = self.model.loss(images, targets, self.recipe.regularisation.label_smoothing)
         if self.budget:
             loss = loss + self.budget.penalty(self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss.item()} at epoch {self.current_epoch}, step {self.global_step}")
         self.log("loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
+
+    def _augmented(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of a batch, the same whenever it is asked for."""
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(hash((self.recipe.trainer.seed, self.current_epoch, number)) % 2**63)
+        images, targets = self.augment.train()(*batch, epoch=self.current_epoch)
+        return images.to(self.dtype), targets
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuses a step with gradients that are not finite, but where a scaler (16-mixed) leaves such steps out."""
@@ -101,6 +122,29 @@ class Classifier(pl.LightningModule):
         """Moves the average, once per step of the optimiser."""
         if self.average is not None and int(self.average.n_averaged) < self.global_step:
             self.average.update_parameters(self.model)
+
+    def on_validation_start(self) -> None:
+        """Statistics of batch norm are those of the weights that are validated and saved, on the epoch's last batches.
+
+        Of several processes they are the mean.
+        """
+        batches = list(self.newest)
+        self.newest.clear()
+        if not batches:
+            return
+        with evaluating(self.trained), self.trainer.precision_plugin.forward_context():
+            for name, module in self.trained.named_modules():
+                module.training = self.modes.get(name, False)
+            try:
+                with refuse_non_finite(self.trained):
+                    re_estimate(self.trained, (self._augmented(*batch)[0] for batch in batches))
+            except ValueError as error:
+                raise NonFiniteLoss(f"after epoch {self.current_epoch + 1}: {error}") from None
+        self.augment.eval()
+        if self.trainer.world_size > 1:
+            for name, statistic in self.trained.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    statistic.copy_(self.trainer.strategy.reduce(statistic, reduce_op="mean"))
 
     def on_validation_epoch_start(self) -> None:
         """Nothing is counted yet."""
@@ -130,25 +174,21 @@ class Classifier(pl.LightningModule):
         self.log_dict(self.validated)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without decay for biases, norms and other vectors; the schedule moves every step."""
-        o, steps = self.recipe.optimizer, self.recipe.time_steps
-        scores = [p for m in self.model.modules() if isinstance(m, TimeGate) for p in m.parameters()]
-        apart = set(map(id, scores))
-        parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in apart]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": o.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        if steps and scores:
-            groups.append({"params": scores, "weight_decay": 0.0, "lr": steps.lr})
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        """The optimiser of `make_optimizer`; the schedule moves every step."""
+        lr = self.recipe.optimizer.lr
+        optimizer = self._optimizer()
         # Not the trainer's own estimate: it would make the loader, before a resumed run knows its epoch.
         per_epoch = math.ceil(len(self._train_batches()) / self.recipe.trainer.accumulate)
-        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, o.lr, self.recipe.schedule) / o.lr)
+        scheduler = LambdaLR(optimizer, lambda step: lr_at(step / per_epoch, lr, self.recipe.schedule) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        steps = self.recipe.time_steps
+        return make_optimizer(self.recipe.optimizer, self.model, steps.lr if steps else None)
 
     def on_train_epoch_start(self) -> None:
         """The order of the images is that of this epoch."""
+        self.newest.clear()
         self._batches.set_epoch(self.current_epoch)
 
     def train_dataloader(self) -> DataLoader:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,36 +16,43 @@ from spikevit.data.config import AugmentConfig
 from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import parse_yaml, read_text
+from spikevit.recipes import recipe_text, shipped_recipes
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
+from spikevit.training.optimizer import OptimizerRecipe
 
-Beta = Annotated[float, Range(least=0, below=1)]
 FREE = (  # what may change while a run is interrupted: where files lie, and what computes the same
     *("data.root", "data.workers", "model.start", "model.ann", "model.backend"),
-    *("trainer.accelerator", "trainer.strategy"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.wandb"),
 )
 
 
 @dataclass
 class ModelRecipe(Checked):
-    """name: one of `spikevit models`. time_steps: None is the model's own. config: other fields of its config.
+    """name: one of `spikevit models`; None is the checkpoint's with start, else "spikformer_tiny". time_steps: None is
+    the model's own. config: other fields of its config.
 
     start: a checkpoint of the same model to go on from. Its config is taken whole; time_steps and config change it,
     which is said. With config.grid_bits it is quantised first (exact mode). transfer: the data may have other classes,
     channels or sizes than the checkpoint's; what depends on these then starts with new weights.
     ann: a checkpoint of its twin with neurons of kind "relu" to take weights and thresholds from.
+    freeze: shell patterns of modules that do not learn, such as [patch_embed*, blocks.0]: neither their parameters nor
+    their batch-norm statistics move. "all_but_head" leaves the head alone to learn (a linear probe).
     backend: of the neurons; None is theirs ("fused"), "numba" is faster for staircases on a CPU.
     """
 
-    name: str = "spikformer_tiny"
+    name: str | None = None
     start: str | None = None
     transfer: bool = False
     ann: str | None = None
     backend: str | None = None
     time_steps: Count | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    freeze: Literal["all_but_head"] | list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is None and not self.start:
+            self.name = "spikformer_tiny"
         if self.start and self.ann:
             raise ValueError("model.start and model.ann are two checkpoints to start from: take one")
         if self.transfer and not self.start:
@@ -64,15 +70,6 @@ class DataRecipe(DataSource):
 
     batch_size: Count = 64
     workers: Natural = 0
-
-
-@dataclass
-class OptimizerRecipe(Checked):
-    """AdamW. lr: peak learning rate; weight_decay: of weight matrices and kernels, not of biases and norms."""
-
-    lr: Positive = 1e-3
-    weight_decay: NotNegative = 0.05
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
 
 
 @dataclass
@@ -151,6 +148,8 @@ class TrainerRecipe(Checked):
 
     accumulate: batches summed up before a step. clip_norm: largest gradient norm. seed: decides weights, order and
     augmentation. sync_bn: batch statistics over all processes (GPUs). deterministic: refuse operators that are not.
+    fast_dev_run: true or a number of batches: trains and validates on so many, says what an epoch would take, and
+    writes nothing. wandb: project of Weights & Biases to log to, None for none.
     """
 
     accelerator: str = "auto"
@@ -163,6 +162,8 @@ class TrainerRecipe(Checked):
     seed: Annotated[int, Range(least=0, below=2**32)] = 0
     sync_bn: bool = False
     deterministic: bool = False
+    fast_dev_run: bool | Count = False
+    wandb: str | None = None
 
 
 @dataclass
@@ -210,16 +211,9 @@ class Recipe(Checked):
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Fields in which another recipe would give other results, by name, with both values."""
-        ours, theirs = (dict(_leaves(parse_yaml(recipe.to_yaml(), "recipe"))) for recipe in (self, other))
+        ours, theirs = (dict(leaves(parse_yaml(recipe.to_yaml(), "recipe"))) for recipe in (self, other))
         names = [name for name in {**ours, **theirs} if name not in FREE]
         return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(
-        p.name.removesuffix(".yaml") for p in resources.files("spikevit.recipes").iterdir() if p.name.endswith(".yaml")
-    )
 
 
 def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -233,10 +227,8 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise ValueError(f"there is no recipe file {path}; shipped recipes: {', '.join(shipped_recipes())}")
         text = read_text(path, "a recipe")
-    elif str(source) in shipped_recipes():
-        text = resources.files("spikevit.recipes").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     else:
-        raise unknown("recipe", str(source), shipped_recipes())
+        text = recipe_text(str(source))
     return parse_recipe(text, f"recipe {source}", changes)
 
 
@@ -256,11 +248,11 @@ def parse_recipe(text: str, called: str, changes: Sequence[str] = ()) -> Recipe:
     return read(Recipe, plain)
 
 
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every plain value of nested mappings by its path."""
     for key, value in plain.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value or None if isinstance(value, dict) else value
 

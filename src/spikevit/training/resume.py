@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from spikevit.checkpoint import Description
 from spikevit.data import DataInfo
 from spikevit.data.folder import own_parts
 from spikevit.errors import refuse_non_finite
-from spikevit.files import check_zip, parse_json, regular_file, write_atomically
-from spikevit.schema import Checked, Natural, fit, read
+from spikevit.files import check_zip, parse_json, regular_file, text_writer, write_atomically, write_together
+from spikevit.schema import Checked, Count, Natural, fit, read, wrong
 from spikevit.training.backend import pl
 from spikevit.training.recipe import Recipe, parse_recipe
 
 KEY = "spikevit"  # what the file says of its run, as JSON
+ENDED = ("results.json", "final.safetensors", "report.html")  # what a run has at its end
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,11 @@ def origin_of(state: Mapping[str, Any], path: Path) -> Origin | None:
         raise unusable(path, error) from None
 
 
-def refuse_other_recipe(origin: Origin, recipe: Recipe, path: Path) -> None:
-    """A recipe that was edited on the way would be that of neither half."""
+def refuse_other_recipe(origin: Origin, recipe: Recipe, path: Path, *, extends: bool = False) -> None:
+    """A recipe that was edited on the way would be that of neither half. extends: of the epochs nothing is asked."""
     differ = parse_recipe(origin.recipe, f"the recipe in {path}").differences(recipe)
+    if extends:
+        differ.pop("schedule.epochs", None)
     if differ:
         raise ValueError(
             f"{path} is of another recipe than {path.parent / 'recipe.yaml'}: {_both(differ)}. Put it back to go on; "
@@ -153,6 +156,32 @@ def refuse_other_parts(recipe: Recipe, path: Path) -> None:
             f"{path} is older than parts by file name: which images of {root} it was trained on is not known. "
             f"{_another(path)}"
         )
+
+
+def with_epochs(recipe: Recipe, epochs: int, done: int) -> Recipe:
+    """The recipe of a run that goes on to `epochs`, of which `done` have ended.
+
+    Raises:
+        ValueError: they are fewer than those, or too few for the schedule.
+    """
+    epochs = fit(epochs, Count, "schedule.epochs")
+    if epochs < done:
+        raise wrong("schedule.epochs", epochs, f"at least {done}: so many epochs of this run have ended")
+    return replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
+
+
+def rewrite(path: Path, state: dict[str, Any] | None, origin: Origin) -> None:
+    """Makes the run of a resume.ckpt one of another recipe: that of `origin` in both files, or in neither.
+
+    What a run of that recipe has not reached is removed first: the results of the old one, the model that was made of
+    its best epoch, its report.
+    """
+    for name in ENDED:
+        (path.parent / name).unlink(missing_ok=True)
+    files = {path.parent / "recipe.yaml": text_writer(origin.recipe)}
+    if state is not None:
+        files[path] = partial(torch.save, state | {KEY: origin.to_json()})
+    write_together(files)
 
 
 def _both(differ: Mapping[str, tuple[Any, Any]]) -> str:

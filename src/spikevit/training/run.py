@@ -9,6 +9,7 @@ import platform
 import re
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -25,12 +26,15 @@ from spikevit.data.load import load_data_of
 from spikevit.errors import printable
 from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
 from spikevit.models import SpikingModel
+from spikevit.schema import wrong
 from spikevit.training.backend import pl
-from spikevit.training.build import build
+from spikevit.training.build import build, settled
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
+from spikevit.training.dev_run import Stopwatch, tried
 from spikevit.training.evaluate import evaluate, logits_per_step
+from spikevit.training.loggers import Logged, loggers
 from spikevit.training.machine import refuse_other_machine
-from spikevit.training.module import Classifier, NonFiniteLoss
+from spikevit.training.module import Classifier, NonFiniteLoss, lr_at
 from spikevit.training.pace import Pace
 from spikevit.training.recipe import Recipe, load_recipe
 from spikevit.training.resume import (
@@ -41,7 +45,9 @@ from spikevit.training.resume import (
     refuse_other_data,
     refuse_other_parts,
     refuse_other_recipe,
+    rewrite,
     unusable,
+    with_epochs,
 )
 
 FILES = (
@@ -52,6 +58,7 @@ BEFORE_AN_EPOCH = (
     "recipe.yaml",
     ".lock",
     "tensorboard",
+    "wandb",
     "metrics.csv",
     "spikes.csv",
 )  # what a run has before its first
@@ -123,7 +130,12 @@ def new_run(recipe: Recipe, directory: str | Path) -> Path:
 
 
 def train(
-    directory: str | Path, recipe: Recipe | None = None, *, data: Data | None = None, progress: bool = True
+    directory: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    data: Data | None = None,
+    progress: bool = True,
+    epochs: int | None = None,
 ) -> dict[str, Any]:
     """Trains as the recipe says in a new directory, or goes on with the run there, and tests its best checkpoint.
 
@@ -131,6 +143,12 @@ def train(
     time steps frozen, with the threshold of early exit; where the training ran. `data` takes the place of the recipe's
     data set: the checkpoints then name no source, and going on needs them again. No other process may work in the
     directory meanwhile.
+
+    With `epochs` the run there goes on to so many, whether it has ended or not: the one thing of its recipe that may
+    change. From the epoch it is at the learning rate is that of the new schedule, which may lie above where the old one
+    stood. Its recipe is then that of the longer run, and the results of the shorter one are removed.
+
+    With trainer.fast_dev_run it trains on some batches, writes nothing, and returns what `dev_run.tried` does.
 
     Returns:
         What is then in results.json: test accuracy, right and total, best epoch, the checkpoint that was tested,
@@ -143,56 +161,85 @@ def train(
         NonFiniteLoss: loss, gradients, weights or statistics; with the last good checkpoint.
     """
     directory, started, new = Path(directory), time.monotonic(), recipe is not None
+    if new and epochs is not None:
+        raise wrong("epochs", epochs, "left out of a new run, whose recipe has schedule.epochs")
     if not new and not (directory / "recipe.yaml").is_file():
         raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     if data is not None:
         recipe = replace(recipe, data_given=True)
+    if new and recipe.trainer.fast_dev_run:
+        trainer, module, _ = _prepared(directory, recipe, data, progress)
+        return tried(trainer, module)
     alone = not is_helper(recipe)
     with ExitStack() as stack:
         if alone and new:
             refuse_used(directory)
         elif alone:
             stack.enter_context(locked(directory))
-        trainer, module, resume = _prepared(directory, recipe, data, progress, new)
+        trainer, module, resume = _prepared(directory, recipe, data, progress, epochs)
+        recipe = module.recipe
         if alone and new:  # only now that model, data and training are known to fit
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(directory))
             new_run(recipe, directory)
-        elif alone and resume is None and recipe.data_given:
+        elif alone and resume.state is None and recipe.data_given:
             write_text(directory / "recipe.yaml", recipe.to_yaml())
+        if alone and epochs is not None:
+            rewrite(directory / "resume.ckpt", resume.state, resume.origin)
         if alone:
             for name in FILES:
                 clear_orphans(directory, name, held=True)
-        _fit(trainer, module, resume, directory)
+        _fit(trainer, module, None if resume.state is None else directory / "resume.ckpt", directory)
         if not alone:
             return {}
         return _tested(recipe, module.data, directory, trainer.strategy.root_device, started)
 
 
+def check(recipe: Recipe, directory: Path) -> None:
+    """Whether model, data and training of a recipe fit each other; a ValueError where not. Makes nothing."""
+    _prepared(directory, recipe, None, progress=False)
+
+
 def _prepared(
-    directory: Path, recipe: Recipe, data: Data | None, progress: bool, new: bool
-) -> tuple[Any, Classifier, Path | None]:
-    """What trains, what is trained, and the resume.ckpt to go on from, if there is one. Writes nothing."""
-    refuse_other_machine(recipe.trainer, new=new)
+    directory: Path, recipe: Recipe, data: Data | None, progress: bool, epochs: int | None = None
+) -> tuple[Any, Classifier, ResumeFile]:
+    """What trains, what is trained, and what is read of the resume.ckpt to go on from. Writes nothing."""
     path = directory / "resume.ckpt"
     state = read_resume(path) if path.exists() else None
+    refuse_other_machine(recipe.trainer, new=state is None)
+    recipe = settled(recipe) if state is None else recipe
     was = origin_of(state, path) if state is not None else None
+    shown = progress and not is_helper(recipe)
+    say: Callable[[str], Any] = (lambda line: print(printable(line))) if shown else (lambda line: None)
+    done = 0 if state is None else state["epoch"] + 1
+    old, recipe = recipe, recipe if epochs is None else with_epochs(recipe, epochs, done)
     if was is not None:
-        refuse_other_recipe(was, recipe, path)
+        refuse_other_recipe(was, recipe, path, extends=epochs is not None)
     elif state is not None:
         refuse_other_parts(recipe, path)
-    shown = progress and not is_helper(recipe)
-    was_model = was.model if was is not None else None
-    model, data = build(recipe, data, was=was_model, say=lambda line: print(printable(line)) if shown else None)
+    model, data = build(recipe, data, was=was.model if was is not None else None, say=say)
     source = None if recipe.data_given else vars(recipe.data)
     says = data.info.to_dict() | {"source": source, "files": data.digests()}
     if was is not None:
         refuse_other_data(was, says, path)
+    if epochs is not None:
+        say(_how_it_goes_on(old, recipe, done))
     origin = Origin(recipe.to_yaml(), says, describe(model))
     about = {"data": origin.data, "recipe": origin.recipe}
-    trainer = make_trainer(recipe, directory, about, ResumeFile(origin, state), progress)
-    return trainer, Classifier(recipe, model, data), None if state is None else path
+    resume = ResumeFile(origin, state)
+    return make_trainer(recipe, directory, about, resume, progress), Classifier(recipe, model, data), resume
+
+
+def _how_it_goes_on(old: Recipe, new: Recipe, done: int) -> str:
+    """Which epochs are left, and where the learning rate goes on."""
+    was, now = (lr_at(done, r.optimizer.lr, r.schedule) for r in (old, new))
+    epochs = new.schedule.epochs
+    left = f"goes on with epoch {done + 1}" if done < epochs else "has ended"
+    return (
+        f"schedule.epochs={epochs}, was {old.schedule.epochs}: the run {left}; from there the learning rate is that of "
+        f"a schedule of {epochs} epochs, {now:.2g} (the one before: {was:.2g})"
+    )
 
 
 def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, started: float) -> dict[str, Any]:
@@ -205,6 +252,7 @@ def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, s
         best = directory / "final.safetensors"
         save_model(final, best, **{key: value for key, value in about.items() if key not in OWN})
     results = {**test(best, data, device), "checkpoint": {"file": best.name, "sha256": sha256(best)}}
+    results |= {} if recipe.data.limit is None else {"limited": recipe.data.limit}
     results |= {"parameters": sum(p.numel() for p in trained.parameters())}
     results |= {"seconds": round(time.monotonic() - started, 1), "versions": versions()}
     write_text(directory / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -214,7 +262,6 @@ def _tested(recipe: Recipe, data: Data, directory: Path, device: torch.device, s
 def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume: ResumeFile, progress: bool) -> Any:
     """Lightning's trainer as the recipe wants it; data order and checkpoints are ours. Makes no file yet."""
     t, pace = recipe.trainer, Pace()
-    shown = [Progress(pace)] if progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|pytorch_lightning)\.")
@@ -223,10 +270,16 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume:
         **{"precision": t.precision, "accumulate_grad_batches": t.accumulate, "gradient_clip_val": t.clip_norm},
         **{"deterministic": t.deterministic, "sync_batchnorm": t.sync_bn},
     }
+    callbacks: list[Any] = [pace, RunFiles(directory, about, pace), SpikeRates(directory), Logged(about["recipe"])]
+    callbacks += [Progress(pace)] if progress else []
+    options |= {"max_epochs": recipe.schedule.epochs, "logger": loggers(recipe, directory, progress)}
+    if t.fast_dev_run:
+        callbacks = [Stopwatch()]
+        options |= {"max_epochs": 1, "logger": False, "limit_train_batches": int(t.fast_dev_run)}
+        options |= {"limit_val_batches": int(t.fast_dev_run)}
     make = partial(
         pl.Trainer,
         **options,
-        max_epochs=recipe.schedule.epochs,
         plugins=[resume],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -234,8 +287,7 @@ def make_trainer(recipe: Recipe, directory: Path, about: dict[str, Any], resume:
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        logger=pl.loggers.TensorBoardLogger(directory, name=None, version="tensorboard"),
-        callbacks=[pace, RunFiles(directory, about, pace), SpikeRates(directory), *shown],
+        callbacks=callbacks,
     )
     try:
         return make()
@@ -283,6 +335,8 @@ def test(checkpoint: str | Path, data: Data | None = None, device: str | torch.d
         "split": split,
         "best_epoch": about.get("epoch"),
         "val_accuracy": about.get("val_accuracy"),
+        "chance": score.chance,
+        "silence": score.silence,
     }
 
 

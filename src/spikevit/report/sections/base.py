@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from spikevit.adaptive import DynamicTimeSteps
 from spikevit.models import SpikingModel
+from spikevit.profiling.health import at_chance
 from spikevit.profiling.profile import energy_unit
 from spikevit.report.look import Look
 from spikevit.report.run_files import Results, Run
@@ -72,6 +73,32 @@ class Shown:
         return None
 
     @property
+    def silence(self) -> str:
+        """Which layers never fired, in words; "" where all did, or nothing is known."""
+        return self.look.silence if self.look else self.results.silence if self.results else ""
+
+    @property
+    def luck(self) -> str:
+        """That its accuracy is at chance, in words; "" where it is above, or nothing is known."""
+        found = self.results.chance if self.results else None
+        chance = self.look.chance if found is None and self.look else found
+        return at_chance(*self.score[:2], chance) if self.score and chance is not None else ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether its cost means anything: all layers fire, and accuracy is above chance."""
+        return not (self.silence or self.luck)
+
+    @property
+    def fairest(self) -> tuple[str, float] | None:
+        """The opponent that costs least, and how many times its energy spikes cost; None where that says nothing."""
+        if self.look is None or not self.sound:
+            return None
+        costs = self.look.costs
+        most = costs.baselines[costs.fairest].energy.mj
+        return (costs.fairest, costs.costs["exact"].energy.mj / most) if most else None
+
+    @property
     def energies(self) -> dict[str, float]:
         """In mJ an image, by convention, then by baseline; {} where it could not be run."""
         if self.look is None:
@@ -117,6 +144,17 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     z, p = 1.959964, right / total
     centre, half = p + z * z / (2 * total), z * sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     return (centre - half) / (1 + z * z / total), (centre + half) / (1 + z * z / total)
+
+
+def told_apart(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two shares (right, total) differ: zero is outside the 95 % interval of p_a − p_b (Newcombe, 1998).
+
+    That is (p_a − p_b) ± √((p − l)² + (u − p')²), from Wilson's l … u of each. Images of both are taken as
+    independent, which is careful where they are the same ones.
+    """
+    low, high = sorted((a, b), key=lambda one: one[0] / one[1])
+    p, q = low[0] / low[1], high[0] / high[1]
+    return q - p > sqrt((q - wilson(*high)[0]) ** 2 + (wilson(*low)[1] - p) ** 2)
 
 
 def unit_of(runs: Sequence[Shown]) -> tuple[float, str]:

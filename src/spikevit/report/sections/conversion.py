@@ -12,14 +12,9 @@ from spikevit.report import svg
 from spikevit.report.pieces import Cell, Chart, chart, number, table
 from spikevit.report.sections.base import Shown, render
 
-NOT_CONVERTED = (
-    "This network was not converted. A network of staircases is turned into spikes, with a certificate, by spikevit "
-    "convert; others are trained as spikes from the start."
-)
-
 
 def conversion(runs: list[Shown]) -> Markup:
-    """The certificate: codes of each layer, and spikes against T."""
+    """The certificate: codes of each layer, and spikes against T; nothing where no run was converted."""
     return render("conversion.html", many=len(runs) > 1, runs=[_converted(shown, i) for i, shown in enumerate(runs)])
 
 
@@ -27,8 +22,9 @@ def _converted(shown: Shown, place: int) -> dict[str, Any]:
     c = shown.run.certificate
     if c is None:
         converted = any(isinstance(m, ExpGIF) for m in shown.model.modules())
-        why = "This network was converted; its certificate is not beside it." if converted else NOT_CONVERTED
-        return {"name": shown.name, "missing": [shown.run.missing.get("conversion", why)], "verdict": ""}
+        why = "This network was converted; its certificate is not beside it." if converted else ""
+        said = shown.run.missing.get("conversion", why)
+        return {"name": shown.name, "missing": [said] if said else [], "verdict": ""}
     rows, spikes, codes = [], {}, {}
     for layer in c.layers:
         code = ExpG.from_plain(*layer.code)

@@ -14,6 +14,9 @@ from spikevit.report import svg
 from spikevit.report.look import Look
 from spikevit.report.pieces import Cell, Chart, Table, chart, number, table
 from spikevit.report.sections.base import NONE, Shown, render, unit_of
+from spikevit.report.sections.energy import compared, opponents
+
+ILL = "Layers are silent, or accuracy is at chance: what this network costs says nothing about one that works."
 
 
 def cost(runs: list[Shown]) -> Markup:
@@ -25,11 +28,13 @@ def cost(runs: list[Shown]) -> Markup:
         missing=missing,
         many=len(runs) > 1,
         bars=_bars(runs) if seen else [],
+        compared=compared(runs) if len(runs) > 1 else None,
         runs=[
             {
                 "name": shown.name,
-                "activity": _activity(look),
-                "opponents": _opponents(look, shown, place),
+                "activity": _activity(shown, look),
+                "opponents": opponents(shown, place) if len(runs) > 1 else None,
+                "ill": "" if shown.sound else ILL,
                 "parts": _parts(look, place),
                 "layers": _layers(look, shown, place),
                 "checks": [_check(c, place) for c in look.checks],
@@ -45,29 +50,28 @@ def cost(runs: list[Shown]) -> Markup:
 
 
 def _bars(runs: list[Shown]) -> list[Chart]:
-    def called(shown: Shown) -> str:
-        return "energy" if len(runs) == 1 else shown.name
-
     scale, unit = unit_of(runs)
-    found = {
-        name: {called(shown): shown.energies.get(name, nan) * scale for shown in runs}
-        for name in dict.fromkeys(name for shown in runs for name in shown.energies)
-    }
-    rows = [{"convention": name, **values} for name, values in found.items()]
-    label = f"Energy of an image by convention, {unit} — {NOTE}"
-    said = "; ".join(f"{name} {', '.join(f'{v:.3g}' for v in values.values())}" for name, values in found.items())
-    spread = {}
-    if len(runs) == 1 and (look := runs[0].look):
+    axis = f"{unit} an image ({NOTE})"
+    if len(runs) == 1:
+        (look,) = [shown.look for shown in runs if shown.look]
+        found = {name: {"energy": mj * scale} for name, mj in runs[0].energies.items()}
         spread = {name: (cost.spread or 0.0) * scale for name, cost in look.costs.costs.items()}
-    drawn = svg.bars(found, f"{unit} an image ({NOTE})", spread=spread)
+        label, drawn = f"Energy of an image by convention, {unit} — {NOTE}", svg.bars(found, axis, spread=spread)
+    else:
+        found = {shown.name: {"energy": shown.energies.get("exact", nan) * scale} for shown in runs}
+        best = {s.name: min(b.energy.mj for b in s.look.costs.baselines.values()) * scale for s in runs if s.look}
+        drawn = svg.bars(found, axis, marks={name: best.get(name, nan) for name in found})
+        label = f"Energy of an image, {unit}, exact — {NOTE}. The mark is the fairest opponent: the cheapest ANN"
+    said = "; ".join(f"{name} {values['energy']:.3g}" for name, values in found.items())
+    rows = [{"convention" if len(runs) == 1 else "run": name, **values} for name, values in found.items()]
     charts = [chart("energy-bars", drawn, f"{label}: {said}", label, rows=rows)]
+    places = {
+        shown.name: (shown.energies["exact"] * scale, 100 * shown.score[0] / shown.score[1])
+        if shown.energies and shown.score
+        else (nan, nan)  # so that a run keeps its colour
+        for shown in runs
+    }
     if len(runs) > 1:
-        places = {
-            shown.name: (shown.energies["exact"] * scale, 100 * shown.score[0] / shown.score[1])
-            if shown.energies and shown.score
-            else (nan, nan)
-            for shown in runs
-        }
         axes = (f"{unit} an image, exact ({NOTE})", "accuracy, %")
         label = "Accuracy against energy"
         said = "; ".join(f"{name}: {y:.2f} % at {x:.3g} {unit}" for name, (x, y) in places.items() if x == x)
@@ -76,32 +80,11 @@ def _bars(runs: list[Shown]) -> list[Chart]:
     return charts
 
 
-def _activity(look: Look) -> str:
+def _activity(shown: Shown, look: Look) -> str:
     """How much fires, at which activity spikes stop paying off, and with which energies."""
     costs, constants = look.costs, look.costs.constants
-    said = " ".join([costs.activity(), *costs.break_even()])
+    said = " ".join([costs.activity(), *(costs.break_even() if shown.sound else [])])
     return f"{said} Energies ({NOTE}): {constants.name}, {constants.about}; counted on {costs.counts.images} images."
-
-
-def _opponents(look: Look, shown: Shown, place: int) -> Table:
-    """Spikes against the same network as an ANN, alone and with data movement."""
-    scale, unit = unit_of([shown])
-    rows = [
-        [
-            row["name"],
-            *(
-                NONE if row[key] is None else number(row[key] * factor, ".3g")
-                for key, factor in (("mj", scale), ("ratio", 1), ("memory_mj", scale), ("memory_ratio", 1))
-            ),
-        ]
-        for row in look.costs.opponents()
-    ]
-    heads = ("the same network as", unit, "spikes ÷ it", f"{unit}, memory too", "spikes ÷ it, memory too")
-    caption = (
-        "Spikes (conventions exact and memory) against the same network without them; bits are of activations; below 1 "
-        "spikes cost less"
-    )
-    return table(f"opponents-{place}", caption, heads, rows)
 
 
 def _parts(look: Look, place: int) -> Table | None:

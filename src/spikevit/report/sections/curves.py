@@ -44,8 +44,8 @@ def curves(runs: list[Shown]) -> Markup:
             for shown in runs
             for column, called in columns.items()
         }
-        values = {value for _, ys in series.values() for value in ys}
-        if values and (name != "work" or len(values) > 1):
+        most = max(len(set(ys)) for _, ys in series.values())
+        if most > (name == "work"):
             charts.append(_over_epochs(name, series, y, label))
     series = _rates_over_epochs(runs)
     if any(ys for _, ys in series.values()):

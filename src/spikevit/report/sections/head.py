@@ -8,14 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from spikevit.adaptive import EarlyExit, Halting
 from spikevit.adaptive.adapted import own_name
-from spikevit.neurons import ExpGIF
-from spikevit.profiling.conventions import CONVENTIONS, Energy
 from spikevit.profiling.profile import NOTE
-from spikevit.report.pieces import Table, number, table
+from spikevit.report.pieces import Table, table
 from spikevit.report.run_files import Run
+from spikevit.report.sections import compare
 from spikevit.report.sections.base import NONE, Shown, render, unit_of, wilson
+from spikevit.report.sections.compare import epochs_of, seconds_of, time_of
+from spikevit.report.sections.energy import conventions, energy_range, opponents
 
 
 def title(runs: list[Shown]) -> str:
@@ -29,29 +29,64 @@ def title(runs: list[Shown]) -> str:
 
 
 def head(runs: list[Shown]) -> Markup:
-    """What was trained, how good it is, what it costs; recipe and versions one click away."""
+    """The verdict, what is wrong, what was trained and what it costs; recipe and versions one click away."""
     warnings = []
     tasks = {shown.name: shown.run.task for shown in runs}
     if len(set(tasks.values())) > 1:
         named = "; ".join(f"{name}: {task}" for name, task in tasks.items())
         warnings.append(f"These runs are of different data sets, so that accuracies do not compare. {named}.")
+    one = runs[0] if len(runs) == 1 else None
     return render(
         "head.html",
+        verdict=_verdict(one) if one else compare.verdict(runs),
+        ill=[f"{'' if one else f'{shown.name}: '}{text}." for shown in runs for text in _ills(shown)],
+        well=_well(runs),
+        warnings=warnings,
+        facts=list(_facts(one)) if one else [],
+        opponents=opponents(one, 0) if one else None,
+        conventions=conventions(one) if one else None,
+        compared=None if one else compare.table_of(runs, alike=not warnings),
+        differ=None if one else _differences(runs),
         runs=[
             {
                 "name": shown.name,
-                "facts": list(_facts(shown)),
                 "notes": [*_doubts(shown), *_stages(shown)],
                 "steps": _open_steps(shown, i),
-                "recipe": shown.run.recipe,
+                "recipes": _recipes(shown.run),
                 "versions": _versions(shown.run),
             }
             for i, shown in enumerate(runs)
         ],
-        warnings=warnings,
-        energy=_energies(runs),
-        differ=_differences(runs) if len(runs) > 1 else None,
     )
+
+
+def _verdict(shown: Shown) -> str:
+    """How good it is and what that costs, in a sentence; no word of cost where that says nothing."""
+    if shown.score is None:
+        return "How many images it gets right is not known."
+    right, total, which = shown.score
+    said = f"{right / total:.1%} of {which.partition(';')[0]} are right"
+    certificate = shown.run.certificate
+    if certificate is not None:
+        same = certificate.lossless and certificate.agreement == 1
+        said += "; as spikes the same" if same else "; as spikes, which are not shown to be the same"
+    if shown.fairest is None:
+        return f"{said}."
+    name, ratio = shown.fairest
+    return f"{said}, at {ratio:.2g} × the energy of {'their' if certificate else 'its'} fairest opponent, the {name}."
+
+
+def _ills(shown: Shown) -> list[str]:
+    return [text[0].upper() + text[1:] for text in (shown.silence, shown.luck) if text]
+
+
+def _well(runs: list[Shown]) -> str:
+    """That all is well, where that is known of all."""
+    if any(shown.look is None or not shown.sound for shown in runs):
+        return ""
+    chance = max(shown.look.chance for shown in runs if shown.look)
+    of_all = "" if len(runs) == 1 else " in every run"
+    return f"All layers fire{of_all}; accuracy is well above chance, which is {chance:.0%}."
 
 
 def _facts(shown: Shown) -> Iterable[dict[str, str]]:
@@ -65,48 +100,43 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
         yield fact("Accuracy", f"{right / total:.2%}", f"95 %: {low:.1%} to {high:.1%}; {right:,} of {which}")
     else:
         yield fact("Accuracy", NONE, "not tested")
-    yield fact("Time steps", *_time(shown))
-    yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
     if look:
-        exact, ratios = look.costs.costs["exact"].energy, {r["name"]: r["ratio"] for r in look.costs.opponents()}
         scale, unit = unit_of([shown])
-        beside = [
-            f"{ratios[name]:.2f} × the {name}" for name in dict.fromkeys(("ANN", look.costs.fairest)) if ratios[name]
-        ]
-        about = f"exact convention, an image; {', '.join(beside)}; {NOTE}"
-        yield fact("Energy", f"{exact.mj * scale:.3g} {unit}", about)
+        value = f"{shown.energies['exact'] * scale:.3g} {unit}"
+        yield fact("Energy", value, f"an image, exact; {energy_range(shown)}; {NOTE}")
         rates = look.mean_rates.values()
         yield fact("Firing rate", f"{fmean(rates):.1%}", f"per neuron and step, mean over {len(rates)} layers")
+    yield fact("Time steps", *time_of(shown))
+    yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
+    if look:
+        one, *more = look.speeds
+        batches = [f"{s.images_per_second:.3g} images/s in batches of {s.batch}" for s in more]
+        about = "; ".join(["one image, median", *batches, f"measured on {look.machine}"])
+        yield fact("Latency", _duration(one.seconds), about)
     if shown.run.epochs:
-        seconds = sum(row.get("seconds", 0.0) for row in shown.run.epochs)
-        best = shown.run.about.get("epoch")
-        about = f"{seconds / 60:.1f} minutes"
-        about += f"; shown is epoch {best}" if best else "; then converted" if shown.run.certificate else ""
-        yield fact("Training", f"{len(shown.run.epochs)} epochs", about)
+        yield fact(
+            "Training", f"{epochs_of(shown.run)} epoch{'s' if len(shown.run.epochs) > 1 else ''}", _trained(shown.run)
+        )
 
 
-def _time(shown: Shown) -> tuple[str, str]:
-    """T: fixed, mean, or of each layer."""
-    model, look = shown.model, shown.look
-    layers = [m.code.time_steps for m in model.modules() if isinstance(m, ExpGIF)]
-    total = f"of {model.config.time_steps}"
-    if layers:
-        low, high = min(layers), max(layers)
-        return (f"{low}" if low == high else f"{low} to {high}"), "each layer has its own: see Conversion"
-    if not model.time_axis:
-        return "none", "staircases, not yet converted into spikes"
-    outer = next((m for m in model.modules() if isinstance(m, (Halting, EarlyExit))), None)
-    if outer is not None:
-        unit = "cells (block and step) a token" if isinstance(outer, Halting) else "time steps"
-        most = f"of {model.most_work} {unit}, mean over images"
-        mean = shown.results.work if shown.results else None
-        mean = float(look.work.mean()) if mean is None and look else mean
-        least, largest = (float(look.work.min()), float(look.work.max())) if look else (0.0, 0.0)
-        spread = f"; {least:.3g} to {largest:.3g}" if look else ""
-        return (NONE if mean is None else f"{mean:.2f}"), most + spread
-    if shown.steps is not None:
-        return f"{shown.steps.mean_steps:.2f}", f"{total}, mean over layers of neurons"
-    return f"{model.config.time_steps}", "all layers, all images"
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def _trained(run: Run) -> str:
+    """How long that took, and which epochs are whose."""
+    about = f"{seconds_of(run) / 60:.1f} minutes"
+    if run.stages:
+        parts = ", ".join(f"{len(stage.epochs)} in {stage.name}" for stage in run.stages)
+        about += f"; {len(run.epochs)} as trained, {parts}"
+    epoch = run.about.get("epoch")
+    return about + (f"; shown is epoch {epoch}" if epoch else "; then converted" if run.certificate else "")
+
+
+def _recipes(run: Run) -> dict[str, str]:
+    """By the title of each: of the run, and of runs inside."""
+    own = run.recipe or "The checkpoint does not hold its recipe."
+    return {"Recipe": own} | {f"Recipe of {stage.name}": stage.recipe for stage in run.stages}
 
 
 def _doubts(shown: Shown) -> list[str]:
@@ -125,7 +155,7 @@ def _stages(shown: Shown) -> list[str]:
     results = shown.run.results
     if shown.run.certificate is None or not results:
         return []
-    parts = [("as trained", results), *((f"in {name}", inside) for name, inside in shown.run.stages.items())]
+    parts = [("as trained", results), *((f"in {stage.name}", stage.results) for stage in shown.run.stages)]
     said = ", ".join(f"{name} {part.accuracy:.2%}" for name, part in parts)
     return [f"On the way, on {results.total:,} {results.split} images: {said}. Shown is the network of spikes."]
 
@@ -143,37 +173,6 @@ def _open_steps(shown: Shown, place: int) -> Table | None:
 def _versions(run: Run) -> dict[str, str]:
     seed = run.settings.get("trainer", {}).get("seed")
     return {"seed": NONE if seed is None else str(seed)} | (run.results.versions if run.results else {})
-
-
-def _energies(runs: list[Shown]) -> Table | None:
-    """Every convention and baseline in a row: of one run operations and spread, of several an energy of each."""
-    (scale, unit), (first, *others) = unit_of(runs), [shown.look for shown in runs]
-    caption = f"Energy of an image by convention, {unit} — {NOTE}"
-    if others:
-        return _compared(runs, scale, unit, caption)
-    if first is None:
-        return None
-    ann = first.costs.baselines["ANN"].energy.mj
-
-    def row(name: str, e: Energy, spread: float | None) -> list[Any]:
-        operations = [number(n / 1e6) for n in (e.macs, e.acs)]
-        shown = number(spread * scale, ".3g") if spread is not None else NONE
-        return [name, *operations, number(e.mj * scale, ".4g"), shown, number(e.mj / ann, ".2f") if ann else NONE]
-
-    rows = [row(name, cost.energy, cost.spread) for name, cost in first.costs.costs.items()]
-    rows += [row(f"the same network: {name}", b.energy, None) for name, b in first.costs.baselines.items()]
-    return table("energy", caption, ("convention", "M MAC", "M AC", unit, "± over images", "÷ ANN"), rows)
-
-
-def _compared(runs: list[Shown], scale: float, unit: str, caption: str) -> Table:
-    rows = [
-        [
-            name if name in CONVENTIONS else f"the same network: {name}",
-            *(number(shown.energies[name] * scale, ".4g") if name in shown.energies else NONE for shown in runs),
-        ]
-        for name in dict.fromkeys(name for shown in runs for name in shown.energies)
-    ]
-    return table("energy", caption, ("convention", *(f"{unit}, {shown.name}" for shown in runs)), rows)
 
 
 def _differences(runs: list[Shown]) -> Table | None:

@@ -11,9 +11,11 @@ from torch import Tensor
 from spikevit.adaptive import EarlyExit, Halting
 from spikevit.adaptive.adapted import own_name
 from spikevit.report import svg
-from spikevit.report.look import Close, Look
+from spikevit.report.look import BINS, Close, Look
 from spikevit.report.pieces import Cell, Chart, Table, chart, picture, table
-from spikevit.report.sections.base import Shown, images_of, render
+from spikevit.report.sections.base import NONE, Shown, images_of, render, wilson
+
+MOST = 100  # classes in a table
 
 
 def images(runs: list[Shown]) -> Markup:
@@ -31,10 +33,12 @@ def _seen(shown: Shown, place: int) -> dict[str, Any]:
     return {
         "name": name,
         "missing": [],
-        "about": f"{look.right:,} right and {wrong:,} wrong of {few} {images_of(look.split)}. Wrong ones come first.",
+        "about": f"{look.right:,} right and {wrong:,} wrong of {few} {images_of(look.split)}. Wrong ones come first: "
+        f"what they are → what they were taken for. Below is how sure it was; a guess would be {_guess(look)} sure.",
         "gallery": tiles,
-        "exits": _exits(shown, place),
+        "charts": [c for c in (_exits(shown, place), _over_time(look, place), _calibration(look, place)) if c],
         "confusion": _confusion(look, place),
+        "classes": _classes(look, place),
         "rates": _rates(look, place),
         "absent": _absent(shown),
         "close": [
@@ -47,7 +51,8 @@ def _tile(look: Look, shown: Shown, i: int) -> dict[str, Any]:
     at = look.shown[i]
     truth, guess = (look.info.classes[int(part[at])] for part in (look.labels, look.predictions))
     right, sure = truth == guess, f"{float(look.confidence[at]):.0%} sure"
-    text = guess if right else f"{guess}, is {truth}"
+    sure += "" if right else f"; chance is {_guess(look)}"
+    text = guess if right else f"{truth} → {guess}"
     return {
         "src": picture(look.images[i]),
         "right": right,
@@ -55,6 +60,11 @@ def _tile(look: Look, shown: Shown, i: int) -> dict[str, Any]:
         "small": sure + _took(shown, look, at),
         "alt": f"Image {at}: a {truth}, taken for {guess}" if not right else f"Image {at}: a {truth}, recognised",
     }
+
+
+def _guess(look: Look) -> str:
+    """How sure one is who knows nothing: one of the number of classes."""
+    return f"{1 / look.info.num_classes:.2g}" if look.info.num_classes > 200 else f"{1 / look.info.num_classes:.0%}"
 
 
 def _took(shown: Shown, look: Look, at: int) -> str:
@@ -80,6 +90,49 @@ def _exits(shown: Shown, place: int) -> Chart | None:
         "Images by the time step at which they exit",
         rows=[{"step": t, "images": n} for t, n in counts.items()],
     )
+
+
+def _over_time(look: Look, place: int) -> Chart | None:
+    """Accuracy of the mean of the first t steps."""
+    if not look.over_time:
+        return None
+    steps = list(range(1, len(look.over_time) + 1))
+    said = ", ".join(f"{value:.1%} at {t}" for t, value in zip(steps, look.over_time, strict=True))
+    label = "Accuracy after t time steps, of the mean of the first t logits"
+    drawn = svg.lines({"accuracy": (steps, look.over_time)}, "time steps t", "accuracy", marked=True)
+    rows = [{"steps": t, "accuracy": value} for t, value in zip(steps, look.over_time, strict=True)]
+    return chart(f"over-time-{place}", drawn, f"{label}: {said}", label, rows=rows)
+
+
+def _calibration(look: Look, place: int) -> Chart:
+    """Accuracy against confidence."""
+    bins, error = look.calibration(), look.calibration_error
+    rows = [vars(b) for b in bins]
+    said = ", ".join(f"{b.images} images {b.confidence:.0%} sure, {b.accuracy:.0%} right" for b in bins)
+    gap = sum(b.images * (b.confidence - b.accuracy) for b in bins) / look.total
+    lean = "" if abs(gap) < 0.01 else f": on the whole {'more' if gap > 0 else 'less'} sure than right"
+    label = f"Calibration: on the line it would be right as often as it is sure. Expected error {error:.1%}{lean}"
+    drawn = svg.reliability([(b.confidence, b.accuracy, b.images) for b in bins], 1 / BINS)
+    return chart(f"calibration-{place}", drawn, f"{label}. {said}", label, rows=rows)
+
+
+def _classes(look: Look, place: int) -> Table:
+    """How many of each class are right, the lowest first; of many classes the lowest `MOST`."""
+    counts, names = look.confusion(), look.info.classes
+    rows: list[list[Any]] = []
+    for i, name in enumerate(names):
+        total, right = int(counts[i].sum()), int(counts[i, i])
+        if total:
+            low, high = wilson(right, total)
+            off = counts[i].clone()
+            off[i] = 0
+            other = names[int(off.argmax())] if off.any() else NONE
+            accuracy = Cell(f"{right / total:.1%}", right / total, share=right / total)
+            rows.append([name, total, right, accuracy, f"{low:.0%} to {high:.0%}", other])
+    rows.sort(key=lambda row: row[3].value)
+    caption = "Accuracy by class, the lowest first" + (f": {MOST} of {len(rows)}" if len(rows) > MOST else "")
+    heads = ("class", "images", "right", "accuracy", "95 %", "most often taken for")
+    return table(f"classes-{place}", caption, heads, rows[:MOST], sortable=True)
 
 
 def _confusion(look: Look, place: int) -> Table | None:
