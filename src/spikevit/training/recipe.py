@@ -144,7 +144,7 @@ class EarlyExitRecipe(Checked):
 
 @dataclass
 class TrainerRecipe(Checked):
-    """How it runs. precision: as Lightning names it ("32-true", "16-mixed", "bf16-mixed", "64-true").
+    """How it runs. precision: as Lightning names it ("32-true", "bf16-mixed", "64-true"; "16-mixed" on a GPU alone).
 
     accumulate: batches summed up before a step. clip_norm: largest gradient norm. seed: decides weights, order and
     augmentation. sync_bn: batch statistics over all processes (GPUs). deterministic: refuse operators that are not.
