@@ -4,9 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/pip install --disable-pip-version-check -c constraints.txt
-# Where there is no NVIDIA GPU, torch without CUDA, which is a tenth as large.
-CPU := https://download.pytorch.org/whl/cpu
-INDEX = $(shell command -v nvidia-smi >/dev/null || ! curl -sfm 5 -o /dev/null $(CPU)/torch/ || echo --extra-index-url $(CPU))
+# Where there is no GPU, PIP_EXTRA_INDEX_URL of torch's wheels without CUDA (its installation page) saves gigabytes.
 
 .PHONY: help demo test check docs clean
 
@@ -32,7 +30,7 @@ docs: $(VENV)/.installed
 $(VENV)/.demo: pyproject.toml constraints.txt
 	@echo "Installing what the demo needs into $(VENV): 1.3 GB, about two minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --no-compile $(INDEX) torch==2.13.0
+	$(PIP) --no-compile torch==2.13.0
 	$(PIP) --no-compile -e '.[train]'
 	touch $@
 
