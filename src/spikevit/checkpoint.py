@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +23,11 @@ from spikevit.adaptive import apply_methods
 from spikevit.data.sets import DataInfo
 from spikevit.devices import find_device
 from spikevit.errors import inside, refuse_non_finite
-from spikevit.files import parse_json, regular_file, write_atomically
+from spikevit.files import as_path, parse_json, regular_file, write_atomically
 from spikevit.models.base import SpikingModel
-from spikevit.models.registry import change_config, config_to_dict, find_family
-from spikevit.schema import Checked, NotNegative, read
+from spikevit.models.registry import change_config, config_to_dict, find_family, list_models
+from spikevit.models.running import zoo_network
+from spikevit.schema import Checked, NotNegative, read, wrong
 
 KEY, DIGEST = "spikevit", "sha256"  # of the metadata
 FORMAT = 3  # 1: without methods; 2: with them; 3: with a digest
@@ -89,6 +91,8 @@ def save_model(model: SpikingModel, path: str | Path, **about: Any) -> None:
             with another head: it could not be loaded.
         OSError: the file could not be written whole; what was there before is untouched.
     """
+    as_path(path, "a checkpoint")
+    zoo_network(model, "save_model")
     with inside(path):
         writer = model_writer(model, **about)
     write_atomically(path, writer)
@@ -105,6 +109,11 @@ def model_writer(model: SpikingModel, **about: Any) -> Callable[[Path], Any]:
     check_about(about, description)
     refuse_non_finite(tensors, "the model is not saved")
     _refuse_undescribed(model, description)
+    for name, value in about.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise wrong(name, value, f"plain data (numbers, text, lists, mappings): {error}") from None
     text = json.dumps({name: getattr(description, name) for name in OWN} | about)
     return partial(save_file, tensors, metadata={KEY: text, DIGEST: digest(text, tensors)})
 
@@ -146,9 +155,19 @@ def _read(path: str | Path) -> tuple[dict[str, Any], Description, str, str | Non
     """What a checkpoint says, as a mapping, its own part checked, its text, and its digest."""
     from safetensors import SafetensorError, safe_open
 
-    if Path(path).is_dir():
+    if as_path(path, "a checkpoint").is_dir():
         raise ValueError(f"there is no checkpoint {path}; it is a directory, a run's model is its best.safetensors")
+    if str(path) in list_models() and not Path(path).exists():
+        raise ValueError(
+            f"there is no checkpoint {path}; that is the name of a model: create_model gives it with fresh weights, "
+            "training writes them as .safetensors"
+        )
     regular_file(path, "a checkpoint")
+    if zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is a file of torch.save, no .safetensors file: load_original reads those of original "
+            "repositories, and of a run of spikevit the model is its best.safetensors"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -261,6 +280,7 @@ def load_weights(
     Raises:
         ValueError: the checkpoint is of another model; names the fields, with both values, or the tensors that differ.
     """
+    zoo_network(model, "load_weights")
     about, description, text, sha = _read(path)
     called = f"{path} holds {description.name or description.family}"
     family = type(model.base).__name__

@@ -11,9 +11,20 @@ from typing import Any
 def unknown(what: str, value: object, known: Iterable[object]) -> ValueError:
     """A ValueError for a name that is not among `known`: with the nearest ones, or all where none is near."""
     names = sorted(map(str, known))
-    near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    hint = f"did you mean {' or '.join(near)}?" if (near := nearest(value, names)) else f"known: {', '.join(names)}"
     return ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def nearest(value: object, names: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The names that are most like a value, or begin with it, the nearest first; capital letters do not matter."""
+    lower: dict[str, list[str]] = {}
+    for name in names:
+        lower.setdefault(name.lower(), []).append(name)
+    text = str(value).lower()
+    begin = [name for name in lower if len(text) > 2 and name.startswith(text)]
+    near = difflib.get_close_matches(text, lower, n=most, cutoff=cutoff)
+    found = dict.fromkeys([*begin, *near])
+    return [name for key in found for name in lower[key]][:most]
 
 
 def refuse_non_finite(tensors: Mapping[str, Any], what: str) -> None:

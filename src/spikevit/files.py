@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from spikevit.errors import printable
-from spikevit.schema import wrong
+from spikevit.errors import nearest, printable
+from spikevit.schema import of_kind, wrong
 
 MOST = 2**24  # bytes of a text file that is read: recipes, certificates and tables have far less
 NODES = 100_000  # values in a YAML or JSON file
@@ -65,6 +65,8 @@ def write_together(files: Mapping[Any, Callable[[Path], Any]]) -> None:
     path = next(iter(paths))
     try:
         for path, write in paths.items():
+            if path.is_dir():
+                raise IsADirectoryError("it is a directory; name a file in it")
             path.parent.mkdir(parents=True, exist_ok=True)
             clear_orphans(path.parent, path.name)
             write(temporaries[path])
@@ -221,7 +223,7 @@ def read_text(path: str | Path, what: str) -> str:
 
 def regular_file(path: str | Path, what: str) -> Path:
     """The path of a file that is there and is neither a directory, nor a pipe, nor a device."""
-    path = Path(path)
+    path = as_path(path, what)
     try:
         if path.is_file():
             return path
@@ -230,7 +232,21 @@ def regular_file(path: str | Path, what: str) -> Path:
         raise ValueError(f"{str(path)!r} cannot be {what}: {error}") from None
     kind = "a directory" if path.is_dir() else "no regular file"
     noun = what.removeprefix("a ").removeprefix("an ")
-    raise ValueError(f"{path} is {kind}, not {what}" if there else f"there is no {noun} {path}")
+    raise ValueError(f"{path} is {kind}, not {what}" if there else f"there is no {noun} {path}{_near(path)}")
+
+
+def as_path(path: Any, what: str) -> Path:
+    """The path of what should be `what`; a ValueError where it is none."""
+    return Path(of_kind("path", path, (str, os.PathLike), f"the path of {what}"))
+
+
+def _near(path: Path) -> str:
+    """What a file that is not there may be called, of those beside it."""
+    try:
+        near = nearest(path.name, (entry.name for entry in os.scandir(path.parent)), cutoff=0.7)
+    except OSError:
+        return ""
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
 
 
 def read_json(path: str | Path, what: str) -> Any:

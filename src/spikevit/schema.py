@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from spikevit.errors import unknown
+from spikevit.errors import nearest, unknown
 
 T = TypeVar("T")
 NUMBERS = {int: "a whole number", float: "a number"}
@@ -81,11 +81,29 @@ def read(kind: type[T], plain: Any, where: str = "") -> T:
     prefix = f"{where}." if where else ""
     for key in plain:
         if key not in known:
-            below = [f"{prefix}{name}.{key}" for name, k in known.items() for d in _dataclasses(k) if key in hints(d)]
-            raise unknown("key", f"{prefix}{key}", below or [f"{prefix}{name}" for name in known])
+            raise _unknown_key(key, known, prefix)
     if missing := [f.name for f in _fields(kind) if f.name not in plain and _needed(f)]:
         raise ValueError(f"{where or kind.__name__} lacks {', '.join(missing)}")
-    return kind(**{key: fit(value, known[key], f"{prefix}{key}") for key, value in plain.items()})
+    values = {key: fit(value, known[key], f"{prefix}{key}") for key, value in plain.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:  # of values that do not fit together, which knows no more than the field's own name
+        if not where or where in str(error):
+            raise
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _unknown_key(key: Any, known: Mapping[str, Any], prefix: str) -> ValueError:
+    """The error of a key that is no field: with the field of that name below, or else the nearest ones.
+
+    Where neither is there, with all fields; and one that takes any keys may be meant.
+    """
+    near = [f"{prefix}{name}.{key}" for name, k in known.items() for d in _dataclasses(k) if key in hints(d)]
+    if near := near or [f"{prefix}{name}" for name in nearest(key, known, cutoff=0.6)]:
+        return unknown("key", f"{prefix}{key}", near)
+    free = [f"{prefix}{name}.{key}" for name, k in known.items() if get_origin(k) is dict]
+    maybe = f"did you mean {' or '.join(free)}? " if free else ""
+    return ValueError(f"unknown key {f'{prefix}{key}'!r}; {maybe}known: {', '.join(f'{prefix}{n}' for n in known)}")
 
 
 def fit(value: Any, kind: Any, where: str) -> Any:
@@ -147,8 +165,15 @@ def options(function: Callable[..., Any], plain: Any, where: str) -> dict[str, A
 
 def wrong(where: str, value: Any, right: str) -> ValueError:
     """The error of a value that is not `right`."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return ValueError(f"{where}={text if len(text) <= 80 else text[:77] + '...'} must be {right}")
+
+
+def of_kind(where: str, value: Any, kind: type | tuple[type, ...], right: str) -> Any:
+    """The value, which must be a `kind`, in words: `right`."""
+    if not isinstance(value, kind):
+        raise wrong(where, value, right)
+    return value
 
 
 def positive(where: str, value: Any, above: float = 0) -> Any:

@@ -405,8 +405,8 @@ def test_no_images(data):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_steps": 0}, "max_steps=0 must be a whole number; the least that works is 1"),
-        ({"max_shift": 1.5}, "max_shift=1.5 must be a whole number; the least that works is 1"),
+        ({"max_steps": 0}, "max_steps=0 must be a whole number of at least 1"),
+        ({"max_shift": 1.5}, "max_shift=1.5 must be a whole number of at least 1"),
         ({"objective": "spike"}, "unknown objective 'spike'; did you mean spikes?"),
         (
             {"max_steps": 2, "max_error": 0.01},

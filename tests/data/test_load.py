@@ -137,7 +137,7 @@ def test_a_checkpoint_must_say_where_its_data_are(tmp_path):
         ({"source": {"name": "digits", "channels": 10**12}}, "must be smaller"),
         ({"files": [1]}, r"data.files=\[1\] must be a mapping"),
         ({"files": {"test": 1}}, "data.files.test=1 must be text"),
-        ({"mean": [None]}, r"data.mean\[0\]=None must be a finite number"),
+        ({"mean": [None]}, r"data.mean\[0\]=None must be a number of at least 0 and at most 1"),
     ],
 )
 def test_what_it_says_is_checked(tmp_path, change, message):

@@ -52,7 +52,7 @@ def test_combinations():
         ("optimizer.lrr=1,2", r"optimizer\.lrr=1: unknown key 'optimizer\.lrr'; did you mean optimizer\.lr"),
         ("model.config.num_heads=2,3", r"model\.config\.num_heads=3: .*3"),
         ("data.batch_size=16,300", r"data\.batch_size=300: data\.batch_size=300 must be at most 256"),
-        ("trainer.fast_dev_run=1,2", "fast_dev_run tries one recipe"),
+        ("trainer.fast_dev_run=1,2", "trainer.fast_dev_run=1 tries one recipe"),
         ("trainer.devices=1,2", "a sweep is of recipes for one process"),
     ],
 )

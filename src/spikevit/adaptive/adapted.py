@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.models import ModelConfig, SpikingModel
+from spikevit.models.running import zoo_network
 from spikevit.neurons import Stream
 
 
@@ -99,6 +100,7 @@ class Adapted(SpikingModel):
 
 def require_time(model: SpikingModel, what: str) -> None:
     """Refuses models without a common axis of time steps, and those that leak through the batch, by name."""
+    model = zoo_network(model, what)
     called = model.name or type(model).__name__
     if not model.time_axis:
         raise ValueError(f"{what} needs a model with time steps; {called} has no common axis of time steps")

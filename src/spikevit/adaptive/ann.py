@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from spikevit.adaptive.adapted import require_time
 from spikevit.errors import unknown
 from spikevit.models import SpikingModel
-from spikevit.models.running import evaluating
+from spikevit.models.running import evaluating, zoo_network
 from spikevit.neurons import Neuron, Rectifier
-from spikevit.schema import positive
+from spikevit.schema import of_kind, positive
 
 
 def ann_twin(model: SpikingModel) -> SpikingModel:
@@ -53,6 +53,7 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
     require_time(model, "a start from an ANN")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile={percentile} must be above 0 and at most 100")
+    zoo_network(ann, "a start from an ANN")
     rectifiers = {name: m for name, m in ann.named_modules() if isinstance(m, Rectifier)}
     names = [name for name, m in model.named_modules() if isinstance(m, Neuron)]
     if sorted(rectifiers) != sorted(names):
@@ -91,9 +92,9 @@ def start_from_ann(model: SpikingModel, ann: SpikingModel, images: Tensor, *, pe
 
 def set_thresholds(model: SpikingModel, table: Mapping[str, float]) -> SpikingModel:
     """A copy of the model whose layers of neurons fire at these thresholds, by name; its checkpoints keep them."""
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(zoo_network(model, "set_thresholds"))
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
-    for name, threshold in table.items():
+    for name, threshold in of_kind("table", table, Mapping, "a mapping: {layer of neurons: threshold}").items():
         if name not in neurons:
             raise unknown("layer of neurons", name, neurons)
         positive(f"table[{name!r}]", threshold)

@@ -26,9 +26,9 @@ from spikevit.attention.ssa import SSA
 from spikevit.errors import unknown
 from spikevit.layers.tokens import Gathered, Masked
 from spikevit.models import SpikingModel
-from spikevit.models.inputs import explaining
+from spikevit.models.inputs import cross_entropy, explaining
 from spikevit.neurons import Constant, Neuron, State, Steady, Stream, dense
-from spikevit.schema import Checked, NotNegative, Positive, Range, read
+from spikevit.schema import Checked, NotNegative, Positive, Range, of_kind, read
 
 FRONTS = ("integrate", "average", "one")
 OVER = ("both", "blocks", "steps")
@@ -237,7 +237,7 @@ class Halting(Adapted):
         self.require_classes("a loss")
         outcome, c = self._outcome(images), self.halting
         logits = self.parts.classify(outcome.features[None])[0]
-        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        loss = cross_entropy(logits, targets, label_smoothing)
         found = halting_distribution(outcome.mean_scores)
         target = self.target(found)
         divergence = (target * (target.log() - found.log())).sum()
@@ -465,4 +465,9 @@ def add_halting(
                 f"halting needs mixers of {known}; block {i} of {called} has {type(block.attn).__name__}, whose tokens "
                 "share neurons or windows"
             )
-    return Halting(model, config or read(HaltingConfig, options, "halting"), masked=masked)
+    if config is None:
+        config = read(HaltingConfig, options, "halting")
+    elif options:
+        raise ValueError(f"config and {', '.join(options)} are given: take one, a HaltingConfig or its fields")
+    of_kind("config", config, HaltingConfig, "a HaltingConfig, or left out: its fields are options, such as gamma=10.0")
+    return Halting(model, config, masked=masked)

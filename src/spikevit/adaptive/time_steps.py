@@ -22,7 +22,7 @@ from spikevit.layers import Block
 from spikevit.models import SpikingModel
 from spikevit.neurons import Neuron, TimeGate
 from spikevit.neurons.gate import PATTERNS
-from spikevit.schema import NotNegative, Share, fit
+from spikevit.schema import NotNegative, Positive, Share, fit, of_kind, wrong
 
 PER = ("layer", "block")
 FIRST, LAST = 0.8, 0.2  # scores that training starts from: the last step is the easiest to close
@@ -211,7 +211,8 @@ def allocate_time_steps(
         return DynamicTimeSteps(model, units, [TimeGate(pattern=pattern, fixed=m) for m in frozen.values()], **options)
     start = torch.linspace(FIRST, LAST, total, dtype=torch.get_default_dtype())
     gates = {unit: TimeGate(start.clone(), pattern=pattern) for unit in units}
-    for key, given in (steps or {}).items():
+    right = "a mapping: {layer: how many first steps, or a mask of them}"
+    for key, given in of_kind("steps", {} if steps is None else steps, Mapping, right).items():
         found = [unit for unit in units if fnmatchcase(unit, key)]
         if not found:
             raise unknown(f"{per} of steps", key, units)
@@ -232,7 +233,8 @@ def _check(total: int, per: str, pattern: str, target: float | None, weight: flo
         raise unknown("per", per, PER)
     if pattern not in PATTERNS:
         raise unknown("pattern", pattern, PATTERNS)
-    if target is not None and not 0 < target <= total:
+    target = fit(target, Positive | None, "target")
+    if target is not None and target > total:
         raise ValueError(f"target={target} must be a mean number of time steps above 0 and at most max_steps={total}")
     fit(weight, NotNegative, "weight")
 
@@ -243,6 +245,8 @@ def _mask_of(key: str, given: int | Sequence[int], total: int, pattern: str) -> 
         if not 0 <= given <= total:
             raise ValueError(f"steps[{key!r}]={given} must be between 0 and max_steps={total}")
         return [t < given for t in range(total)]
+    if not isinstance(given, Sequence):
+        raise wrong(f"steps[{key!r}]", given, f"a whole number from 0 to {total}, or a mask of {total} bits")
     mask = [bool(bit) for bit in given]
     if len(mask) != total:
         raise ValueError(f"steps[{key!r}]={list(given)} must have a bit for each of max_steps={total} steps")

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from spikevit.layers import LinearBN, SpikingLinear
-from spikevit.neurons import Neurons, Stream, needed
+from spikevit.neurons import Neurons, Stream, build_neurons, needed
 
 
 def check_heads(dim: int, heads: int) -> None:
@@ -50,9 +50,9 @@ class Mixer(nn.Module):
         super().__init__()
         check_heads(dim, heads)
         self.heads = heads
-        self.lif = neuron.build() if membrane else None
+        self.lif = build_neurons(neuron) if membrane else None
         self.proj_in = SpikingLinear(dim, len(self.parts) * dim, bias=bias, neuron=neuron)
-        self.attn_lif: nn.Module = neuron.build(threshold)
+        self.attn_lif: nn.Module = build_neurons(neuron, threshold)
         self.proj_out: LinearBN | SpikingLinear
         if membrane:
             self.proj_out = LinearBN(dim, dim, bias=out_bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spikevit.attention.mixer import Mixer
 from spikevit.layers.projection import batch_norm, folded, steps_apart
 from spikevit.layers.tokens import apart, together
-from spikevit.neurons import Neurons, Stream, needed
+from spikevit.neurons import Neurons, Stream, build_neurons, needed
 
 
 class TokenConv(nn.Module):
@@ -25,7 +25,7 @@ class TokenConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, bias=False)
         self.bn: nn.BatchNorm1d | None = nn.BatchNorm1d(dim)
-        self.lif = neuron.build()
+        self.lif = build_neurons(neuron)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         x = together(needed(self.lif, x, stream), stream, positions=True)

@@ -73,7 +73,8 @@ def _convert(args: argparse.Namespace) -> int:
         name, model = model.name, quantise(model)
         model.name = name
         files[reference] = model_writer(model, **kept)
-    spiking, certificate = convert(model, list(source.batches()), codes=codes)
+    with inside(checkpoint):
+        spiking, certificate = convert(model, list(source.batches()), codes=codes)
     files[out] = model_writer(spiking, **kept)
     settings = {name: getattr(args, name) for name in SETTINGS}
     names = {"reference": relative(reference, proof), "spiking": relative(out, proof)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from spikevit.data import Data
 
+SPLITS = ("test", "val", "train")
 MAPS = 18  # images that --maps shows
 
 EXAMPLE = """examples:
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, where its data is, and where to write the curve."""
     parser.add_argument("checkpoint", help="a .safetensors file of spikevit")
     add_data(parser)
-    parser.add_argument("--split", help="test, val or train (default: test; val where there are no test images)")
+    parser.add_argument(
+        "--split", choices=SPLITS, help="test, val or train (default: test; val where there are no test images)"
+    )
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--time-steps", type=int, metavar="N", help="run N time steps (default: as trained)")
     parser.add_argument("--curve", metavar="FILE", help="accuracy against computation at every setting, as .csv")
@@ -141,10 +144,11 @@ def _check(args: argparse.Namespace) -> None:
     from spikevit.files import refuse_existing
     from spikevit.report.figure import check_path
 
-    check_numbers(args, "count_images")
+    check_numbers(args, "batch_size", "count_images")
     if args.curve and Path(args.curve).suffix != ".csv":
-        raise ValueError(f"{args.curve}: a curve is written as .csv; give it such an ending")
-    for path in (args.plot, args.maps):
+        raise ValueError(f"--curve {args.curve}: a curve is written as .csv; give it such an ending")
+    for option, path in (("--plot", args.plot), ("--maps", args.maps)):
         if path:
-            check_path(Path(path))
+            with inside(option):
+                check_path(Path(path))
     refuse_existing({"--curve": args.curve, "--plot": args.plot, "--maps": args.maps})

@@ -7,9 +7,9 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spikevit.cli import threads
 from spikevit.errors import printable
@@ -33,8 +33,25 @@ VERBS = {
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the words."""
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.register("type", int, _number(int, "a whole number"))
+        self.register("type", float, _number(float, "a number"))
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{one_line(message)}; see {self.prog} --help\n")
+
+
+def _number(kind: type, right: str) -> Callable[[str], Any]:
+    """What reads such a number of an option."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {right}") from None
+
+    return read
 
 
 def one_line(error: object) -> str:
@@ -78,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             verb.set_defaults(run=module.run)
     args, rest = parser.parse_known_args(argv)
     if rest and not (hasattr(args, "changes") and all("=" in word and word[0] != "-" for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{_as_changes(rest) if hasattr(args, 'changes') else ''}")
     if rest:  # key=value behind an option, where argparse does not look for it
         args.changes += rest
     if program:  # before anything imports torch
@@ -95,6 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(one_line(error), file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
+
+
+def _as_changes(words: list[str]) -> str:
+    """What options that are none would be as changes to a recipe, where it has such fields; "--lr 0.1" in place of
+    optimizer.lr=0.1.
+    """
+    from spikevit.training.recipe import field_names
+
+    meant = []
+    for option, value in zip(words, [*words[1:], "…"], strict=True):
+        name, _, given = option.removeprefix("--").replace("-", "_").partition("=")
+        if option.startswith("--") and (keys := field_names(name)):
+            meant.append(f"{keys[0]}={given or value}")
+    return f"; a recipe is changed by key=value: {' '.join(meant)}" if meant else ""
 
 
 def _import(modules: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spikevit.cli.source import add_data, add_device, as_input, check_numbers, chosen_on, data_of, load
+from spikevit.errors import inside
 
 EXAMPLE = """examples:
   spikevit plan runs/ge2mst_digits-1/best.safetensors
@@ -47,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
 
     check_numbers(args)
     if args.plot:
-        check_path(Path(args.plot))
+        with inside("--plot"):
+            check_path(Path(args.plot))
     refuse_existing({"--out": args.out, "--plot": args.plot})
     about = read_about(args.checkpoint)
     model, data = load(args, args.checkpoint), data_of(args, args.checkpoint, about)
     limits: dict[str, Any] = {"max_steps": args.max_steps, "max_shift": args.max_shift, "max_error": args.max_error}
-    found = plan(model, _images(args, data, model), **limits, objective=args.objective)
+    with inside(args.checkpoint):
+        found = plan(model, _images(args, data, model), **limits, objective=args.objective)
     found = found.check(model, _images(args, data, model))
     planned = found.apply(model)
     split = data.tested

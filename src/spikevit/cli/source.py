@@ -136,14 +136,16 @@ def data_of(args: argparse.Namespace, path: str | Path, about: Mapping[str, Any]
 
     labels: whether they matter, so that classes must be those of the checkpoint.
     """
-    from spikevit.data.load import load_data_of
+    from spikevit.data.load import DATA_SETS, load_data_of
     from spikevit.errors import inside
 
     if labels:
         require_head(path, about)
     if not args.data and not (about.get("data") or {}).get("source"):
         raise ValueError(f"{path} does not say what data it was trained on: name a data set with --data")
-    with inside(path):
+    if args.data and args.data not in DATA_SETS and Path(args.data).is_dir():
+        raise ValueError(f"--data {args.data} is a folder: --data folder --root {args.data}")
+    with inside(f"--data {args.data}" if args.data else path):
         return load_data_of(about, root=args.root, name=args.data, labels=labels)
 
 

@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from spikevit.cli import threads
+from spikevit.errors import inside
 from spikevit.recipes import shipped_recipes
 
 EXAMPLE = f"""recipes (more of them: spikevit recipes):
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.cli.report import attempt
     from spikevit.report.terminal import console
     from spikevit.training.recipe import load_recipe
-    from spikevit.training.run import train
+    from spikevit.training.run import refuse_no_run, train
     from spikevit.training.sweep import combinations, is_sweep, new_sweep
 
     torch.get_num_threads()  # it has read the environment now
@@ -50,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     directory, recipe, epochs = args.resume, None, None
     if args.resume:
         epochs = epochs_of(args)
+        if not is_sweep(args.resume):
+            with inside("--resume"):
+                refuse_no_run(Path(args.resume))
         if is_sweep(args.resume):
             return sweep(args)
     elif not args.recipe:

@@ -18,16 +18,19 @@ from torch import Tensor, nn
 
 from spikevit.conversion.certificate import Certificate, certify
 from spikevit.conversion.proof import ITSELF, Proof, holds, running
+from spikevit.conversion.quantise import staircases_of
 from spikevit.layers.grid import FLOAT64, OnGrid
 from spikevit.neurons import ExpG, Neuron, NotConvertible, Staircase
 from spikevit.neurons.expg import spiking_
 from spikevit.profiling.count import count
 from spikevit.profiling.counts import Counts
 from spikevit.profiling.values import REAL
+from spikevit.schema import Count, fit, of_kind, wrong
 
 # What may stand between neurons: linear, without weights of its own.
 LINEAR = frozenset(["add", "sub", "neg", "mean", "sum", "mul", "div", "shift", "rsub", "average pool", "batch norm"])
 NEURONS = ("staircase", "neuron")  # origins
+Code = tuple[int, int] | tuple[int, int, str]
 
 
 def convert(
@@ -54,11 +57,10 @@ def convert(
         ValueError: no data; nothing to convert; in exact mode, sums that no accumulator holds; what cannot be converted
             without loss, with its module: softmax, layer norm, GELU, max pool and the like.
     """
+    staircases_of(model, "convert")
     batches = list(image_batches(data, batch_size))
     if not batches:
         raise ValueError("data holds no images: conversion is certified on some, such as those of the test set")
-    if not any(isinstance(m, Staircase) for m in model.modules()):
-        raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to convert")
     reference = deepcopy(model).eval()
     counts = count(reference, batches[0][:2])
     _refuse(reference, counts)
@@ -74,6 +76,7 @@ def convert(
 
 def image_batches(data: Tensor | Iterable[Any] | None, batch_size: int) -> Iterator[Tensor]:
     """Images, batch by batch, of a tensor, or of batches of images or of (images, labels)."""
+    fit(batch_size, Count, "batch_size")
     if isinstance(data, Tensor):
         yield from data.split(batch_size) if len(data) else ()
     else:
@@ -85,7 +88,11 @@ def _codes_of(model: nn.Module, codes: Mapping[str, tuple[int, int] | tuple[int,
     """The code of every layer of neurons by name, those of `codes` where a pattern fits."""
     chosen: dict[str, ExpG] = {}
     names = [name for name, m in model.named_modules() if isinstance(m, Staircase)]
-    for pattern, code in codes.items():
+    for pattern, code in of_kind("codes", codes, Mapping, "a mapping: {layer: (n, G)}").items():
+        try:
+            code = fit(code, Code, "code")
+        except ValueError:
+            raise wrong(f"codes[{pattern!r}]", code, "(n, G), such as (2, 5), or (n, G, order)") from None
         found = [name for name in names if fnmatchcase(name, pattern)]
         if not found:
             raise ValueError(f"codes[{pattern!r}]: no layer of neurons is called that, but e.g. {', '.join(names[:3])}")

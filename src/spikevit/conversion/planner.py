@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from spikevit.attention.groupwise import GroupwiseQK
 from spikevit.conversion.convert import image_batches
+from spikevit.conversion.quantise import staircases_of
 from spikevit.errors import unknown
 from spikevit.layers.grid import OnGrid
 from spikevit.neurons import ExpG, Staircase
 from spikevit.neurons.staircase import in_force, spike_count
 from spikevit.profiling.observe import firing_rates
+from spikevit.schema import Count, NotNegative, fit
 
 BINS = 4096  # of a histogram, from 0 to θ; as many again up to 2·θ, since in exact mode the threshold moves
 FINEST = BINS // 8  # levels: a code of more would have fewer than 8 bins a level
@@ -268,11 +270,10 @@ def plan(
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
     for name, value in (("max_steps", max_steps), ("max_shift", max_shift)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number; the least that works is 1")
+        fit(value, Count, name)
+    fit(max_error, NotNegative | None, "max_error")
+    staircases_of(model, "plan")
     neurons = _staircases(model)
-    if not neurons:
-        raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to plan")
     histograms, images = measure(model, data, batch_size=batch_size)
     shapes = ((n, g) for n in range(1, max_shift + 1) for g in range(1, max_steps // n + 1))
     codes = [ExpG(n, g) for n, g in shapes if g * (2**n - 1) <= FINEST]

@@ -11,7 +11,18 @@ from torch import nn
 
 from spikevit.layers.fold import fold_batch_norm_
 from spikevit.layers.grid import on_grid_, on_input_grid
-from spikevit.neurons import Staircase
+from spikevit.models.running import network
+from spikevit.neurons import ExpGIF, Staircase
+
+
+def staircases_of(model: Any, what: str) -> list[Staircase]:
+    """The layers of staircase neurons of a network, of which `what`, such as "convert", needs one."""
+    found = [m for m in network(model).modules() if isinstance(m, Staircase)]
+    if not found:
+        spikes = any(isinstance(m, ExpGIF) for m in model.modules())
+        how = "its neurons spike already" if spikes else "models of Ge2mS-T have such, as ge2mst_tiny does"
+        raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to {what}; {how}")
+    return found
 
 
 def quantise(model: nn.Module, bits: int = 8) -> Any:
@@ -23,10 +34,9 @@ def quantise(model: nn.Module, bits: int = 8) -> Any:
     Raises:
         ValueError: no staircases, layers without a grid, batch norm that is not folded (torch.nn.utils.fusion does).
     """
+    staircases_of(model, "quantise for")
     copy: Any = fold_batch_norm_(deepcopy(model).eval())
     staircases = [m for m in copy.modules() if isinstance(m, Staircase)]
-    if not staircases:
-        raise ValueError(f"{type(model).__name__} has no staircase neurons: there is nothing to quantise for")
     for neuron in staircases:
         neuron.power_of_two = True
     on_grid_(copy, bits, max(neuron.code.levels for neuron in staircases))

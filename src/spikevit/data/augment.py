@@ -13,6 +13,7 @@ from spikevit.data.config import AugmentConfig
 from spikevit.data.optional import need
 from spikevit.data.rand_augment import RandAugment
 from spikevit.data.sets import DataInfo
+from spikevit.schema import of_kind
 
 
 def unit(images: Tensor) -> Tensor:
@@ -30,6 +31,8 @@ def unit(images: Tensor) -> Tensor:
 
 def normalise(images: Tensor, info: DataInfo) -> Tensor:
     """(x - mean) / std per channel of images (..., C, H, W), uint8 or float in [0, 1]; all that evaluation does."""
+    of_kind("info", info, DataInfo, "a DataInfo, as data.info is one")
+    of_kind("images", images, Tensor, "a tensor; torch.from_numpy makes one of an array")
     if images.ndim < 3 or images.shape[-3] != info.channels:
         raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (..., {info.channels}, H, W)")
     return standardise(unit(images), info)

@@ -48,6 +48,10 @@ class DataSource(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name not in DATA_SETS:
+            if Path(self.name).is_dir():
+                raise wrong(
+                    "name", self.name, f"{' or '.join(DATA_SETS)}: a folder is name='folder', root={self.name!r}"
+                )
             raise unknown("data set", self.name, DATA_SETS)
         if self.crop_pct != 1 and self.name != "folder":
             raise wrong("crop_pct", self.crop_pct, f"1.0: images of {self.name!r} are seen whole")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spikevit.errors import unknown
-from spikevit.schema import Checked, Count, Positive, Range, read
+from spikevit.schema import Checked, Count, Range, Share, of_kind, read
 
 Side = Annotated[int, Range(least=1, most=16_384)]  # pixels
 Interpolation = Literal["nearest-exact", "bilinear", "bicubic"]
@@ -42,8 +42,8 @@ class DataInfo(Checked):
     classes: tuple[str, ...]
     channels: Count
     image_size: tuple[Side, Side]
-    mean: tuple[float, ...]
-    std: tuple[Positive, ...]
+    mean: tuple[Share, ...]
+    std: tuple[Annotated[float, Range(above=0, most=1)], ...]
     crop_pct: Annotated[float, Range(above=0, most=1)] = 1.0
     interpolation: Interpolation = "bicubic"
 
@@ -86,6 +86,8 @@ class ImageSet(Dataset):
     """Images in memory: uint8 (N, C, H, W), with labels int64 (N,). An item is (uint8 (C, H, W), int)."""
 
     def __init__(self, images: Tensor, labels: Tensor):
+        for name, tensor in (("images", images), ("labels", labels)):
+            of_kind(name, tensor, Tensor, "a tensor; torch.from_numpy makes one of an array")
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; they must be uint8 (N, C, H, W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -121,13 +123,19 @@ class Data:
     """A data set: its description and its parts, any of which may be missing.
 
     The best epoch is chosen on val, which is no part of test. A part is any Dataset with a length whose items are
-    (image (C, H, W), uint8 or float in [0, 1], label); with a method digest() it says what it holds.
+    (image (C, H, W), uint8 or float in [0, 1], label); with a method digest() it says what it holds, and with
+    `labels`, of all items, whether they are of the classes is known from the start.
     """
 
     info: DataInfo
     train: Dataset | None = None
     val: Dataset | None = None
     test: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        of_kind("info", self.info, DataInfo, "a DataInfo")
+        for name, part in self.parts.items():
+            check_labels(np.asarray(getattr(part, "labels", ())), self.info, f"{name}: ")
 
     @property
     def parts(self) -> dict[str, Dataset]:
@@ -155,6 +163,19 @@ class Data:
                 f"{self.info.name!r} has no images in its {name!r} split; it has {have or 'none'}: {MORE[name]}"
             )
         return self.parts[name]
+
+
+def check_labels(labels: Any, info: DataInfo, where: str = "") -> None:
+    """Refuses labels, an array or a tensor of whole numbers, that are none of the classes."""
+    if not len(labels):
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= info.num_classes:
+        bad, classes = least if least < 0 else most, ", ".join(info.classes[:3])
+        more = ", …" if info.num_classes > 3 else ""
+        raise ValueError(
+            f"{where}label {bad} is none of the {info.num_classes} classes ({classes}{more}), which are counted from 0"
+        )
 
 
 def digest(part: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.neurons import Neurons, SomeSteps, Steady, Stream, needed
+from spikevit.neurons import Neurons, SomeSteps, Steady, Stream, build_neurons, needed
 
 
 def is_constant(x: Tensor) -> bool:
@@ -85,7 +85,7 @@ class SpikingLinear(LinearBN):
 
     def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: Neurons, threshold: float = 1.0):
         super().__init__(dim_in, dim_out, bias=bias)
-        self.lif = neuron.build(threshold)
+        self.lif = build_neurons(neuron, threshold)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         return self.lif(LinearBN.forward(self, needed(self.lif, x, stream)), stream)
@@ -96,7 +96,7 @@ class MembraneLinear(LinearBN):
 
     def __init__(self, dim_in: int, dim_out: int, *, bias: bool = True, neuron: Neurons):
         super().__init__(dim_in, dim_out, bias=bias)
-        self.lif = neuron.build()
+        self.lif = build_neurons(neuron)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         return LinearBN.forward(self, self.lif(x, stream))
@@ -145,7 +145,7 @@ class SpikingConv(ConvBN):
     ):
         super().__init__(dim_in, dim_out, kernel=kernel, stride=stride)
         self.pool = pool
-        self.lif = neuron.build()
+        self.lif = build_neurons(neuron)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         x = ConvBN.forward(self, needed(self.lif, x, stream))
@@ -171,7 +171,7 @@ class MembraneConv(ConvBN):
     ):
         super().__init__(dim_in, dim_out, kernel=kernel, stride=stride, groups=groups)
         self.pool = pool
-        self.lif = neuron.build()
+        self.lif = build_neurons(neuron)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         spikes = self.lif(x, stream)

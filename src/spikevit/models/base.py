@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikevit.models.inputs import check_images, explaining
+from spikevit.models.inputs import check_features, check_images, cross_entropy, explaining
 from spikevit.neurons import NeuronConfig, State, Stream, dense
-from spikevit.neurons.config import refuse_text
-from spikevit.schema import Checked, Range, fit, hints, wrong
+from spikevit.neurons.config import refuse_other
+from spikevit.schema import Checked, Range, fit, hints, of_kind, wrong
 
 Classes = Annotated[int, Range(0, 1_000_000)]  # 0: no head
 Channels = Annotated[int, Range(1, 4_096)]
@@ -43,7 +42,8 @@ class ModelConfig(Checked):
     def __post_init__(self) -> None:
         if isinstance(self.image_size, int):
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
-        refuse_text(self.neuron)
+        if not isinstance(self.neuron, NeuronConfig):
+            refuse_other(self.neuron)
         super().__post_init__()
         for name, kind in hints(type(self)).items():
             if kind is int and getattr(self, name) < 1:
@@ -53,6 +53,15 @@ class ModelConfig(Checked):
 def make_head(width: int, num_classes: int) -> nn.Module:
     """The linear map of features (…, D) to logits (…, classes); the identity for num_classes=0."""
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def config_of(build: type[SpikingModel]) -> type[ModelConfig] | None:
+    """What a class of models says that it takes for its `config`; None where it takes no such thing."""
+    try:
+        kind = get_type_hints(build.__init__).get("config")
+    except NameError:  # a name that only its own function knows
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, ModelConfig) else None
 
 
 class SpikingModel(nn.Module):
@@ -78,6 +87,13 @@ class SpikingModel(nn.Module):
     name: str | None = None  # of the registry, set by create_model
     methods: tuple[tuple[str, dict[str, Any]], ...] = ()  # applied to it (see `adaptive`), with their options
     work_unit = "time steps"  # of what `run` says an image took
+
+    def __new__(cls, config: Any = None, *_: Any, **__: Any) -> Any:
+        """Refuses what is no config of the class, before its `__init__` reads it. None is that of a copy."""
+        kind = config_of(cls)
+        if config is not None and kind is not None:
+            of_kind("config", config, kind, f"a {kind.__name__}, such as {kind.__name__}(num_classes=10)")
+        return super().__new__(cls)
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -130,7 +146,11 @@ class SpikingModel(nn.Module):
         """Logits (B, classes) of `forward_features`, so that the two are `forward`.
 
         With pre_logits what the head sees, (B, D), which is also what a model with num_classes=0 gives.
+
+        Raises:
+            ValueError: features of another width, or without the axis of time steps.
         """
+        check_features(self, features)
         return dense((self.readout if pre_logits else self.classify)(features)).mean(0)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -169,10 +189,14 @@ class SpikingModel(nn.Module):
             )
 
     def loss(self, images: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        """What training minimises, and the logits: cross-entropy with labels (B,) or probabilities (B, classes)."""
+        """What training minimises, and the logits: cross-entropy with labels (B,) or probabilities (B, classes).
+
+        Raises:
+            ValueError: labels that are none of the classes, or not one an image.
+        """
         self.require_classes("a loss")
         logits = self(images)
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing), logits
+        return cross_entropy(logits, targets, label_smoothing), logits
 
     @property
     def most_work(self) -> int:

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from spikevit.schema import wrong
 
 if TYPE_CHECKING:
     from spikevit.models.base import SpikingModel
@@ -61,6 +64,40 @@ def check_images(model: SpikingModel, images: Any) -> None:
             f"images {shape} are taken for {shape[0]} time steps of {shape[1]} images, and {model._called()} has "
             f"time_steps={steps}: {ORDER}; images.transpose(0, 1) exchanges the two"
         )
+
+
+def check_features(model: SpikingModel, features: Any) -> None:
+    """Refuses what `forward_features` cannot have given: no (T, B, …, D)."""
+    if not isinstance(features, Tensor) and not hasattr(features, "dense"):
+        raise wrong("features", features, "a tensor (T, B, …, D), as forward_features gives it")
+    shape, width = tuple(features.shape), model.num_features
+    if len(shape) < 3 or shape[-1] != width:
+        raise ValueError(
+            f"features are {shape}, {model._called()} takes (T, B, …, D) with D = {width}, as forward_features gives "
+            "them: time steps first"
+        )
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Of logits (B, classes) with labels (B,) or probabilities (B, classes), mean over images.
+
+    Raises:
+        ValueError: targets of another shape, fractions as labels, or labels that are none of the classes. Which they
+            are is not asked of a GPU.
+    """
+    images, classes = logits.shape
+    shape, fractions = tuple(targets.shape), targets.is_floating_point()
+    if shape != ((images, classes) if fractions else (images,)):
+        raise ValueError(
+            f"targets are {targets.dtype} {shape}; they must be labels, whole numbers ({images},), or probabilities "
+            f"({images}, {classes})"
+        )
+    if not fractions and targets.device.type == "cpu" and images and not torch.compiler.is_compiling():
+        least, most = (int(x) for x in targets.aminmax())
+        if least < 0 or most >= classes:
+            bad = least if least < 0 else most
+            raise ValueError(f"label {bad} is none of the {classes} classes, which are counted from 0 to {classes - 1}")
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def no_tensor(images: Any) -> ValueError:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, TypeVar
 
 from spikevit.errors import unknown
+from spikevit.models.base import ModelConfig, SpikingModel
 from spikevit.models.outside import load_plugins
-from spikevit.neurons.config import NeuronConfig, refuse_text
-from spikevit.schema import fit, hints, wrong
-
-if TYPE_CHECKING:
-    from spikevit.models.base import ModelConfig, SpikingModel
+from spikevit.neurons.config import NeuronConfig, refuse_other
+from spikevit.schema import fit, hints, of_kind, wrong
 
 
 class Entry(NamedTuple):
@@ -23,23 +21,28 @@ class Entry(NamedTuple):
     config: ModelConfig
 
 
-Config = TypeVar("Config", "ModelConfig", NeuronConfig)
+Config = TypeVar("Config", ModelConfig, NeuronConfig)
 
 _MODELS: dict[str, Entry] = {}
 
 
 def register(name: str, build: type[SpikingModel], config: ModelConfig, **changes: Any) -> None:
     """Gives a configuration a name; `changes` to the config are for what differs from another one."""
+    of_kind("name", name, str, "text")
+    of_kind("config", config, ModelConfig, "a config, an instance of a subclass of ModelConfig: SpikformerConfig(…)")
+    if not (isinstance(build, type) and issubclass(build, SpikingModel)):
+        raise wrong("build", build, "a class of models, a subclass of SpikingModel")
+    config = change_config(config, changes)
     for known, entry in _MODELS.items():
         again = entry.build is not build and _origin(entry.build) == _origin(build)  # its module was run again
         if known == name and not again:
-            raise ValueError(f"a model called {name!r} is registered already")
+            raise ValueError(f"a model called {name!r} is registered already: take another name")
         if entry.build.__name__ == build.__name__ and _origin(entry.build) != _origin(build):
             raise ValueError(
                 f"{name!r} is a {build.__name__} of {build.__module__}, and {known!r} one of {entry.build.__module__}: "
                 "checkpoints know classes by their name, give it another"
             )
-    _MODELS[name] = Entry(build, replace(config, **changes))
+    _MODELS[name] = Entry(build, config)
 
 
 def _origin(build: type) -> tuple[str, str]:
@@ -60,6 +63,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def model_entry(name: str) -> Entry:
     """Class and config registered under `name`."""
+    of_kind("name", name, str, "text, the name of a model: one of list_models(), such as spikformer_tiny")
     if name not in _MODELS:
         load_plugins()
     if name not in _MODELS:
@@ -101,6 +105,9 @@ def create_model(
         ValueError: unknown name or field (with the nearest known ones), or values that do not fit together.
     """
     entry = model_entry(name)
+    if "pretrained" in config:
+        right = "left out: weights are those of a file, and load_model(path) gives its model"
+        raise wrong("pretrained", config["pretrained"], right)
     given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "time_steps": time_steps}
     config |= {key: value for key, value in given.items() if value is not None}
     model = entry.build(change_config(entry.config, config))
@@ -124,8 +131,8 @@ def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
             raise unknown(f"field of {type(config).__name__}", key, known)
         if key == "image_size" and isinstance(value, int):
             value = (value, value)
-        if key == "neuron" and not is_dataclass(value):
-            refuse_text(value)
+        if key == "neuron" and not isinstance(value, NeuronConfig):
+            refuse_other(value)
             value = change_config(config.neuron, value)  # type: ignore[attr-defined]
         values[key] = fit(value, known[key], key)
     return replace(config, **values)

@@ -13,10 +13,23 @@ from torch.optim.swa_utils import AveragedModel
 
 from spikevit.models.base import SpikingModel
 from spikevit.models.inputs import ORDER, no_tensor, warn_of_bytes
+from spikevit.schema import of_kind
+
+
+def network(model: Any) -> nn.Module:
+    """The model, if it is one; a ValueError where it is none, such as the path of one."""
+    return of_kind("model", model, nn.Module, "a network (torch.nn.Module); load_model(path) gives that of a file")
+
+
+def zoo_network(model: Any, what: str) -> SpikingModel:
+    """The model, if it is one of ours, as `what` needs."""
+    right = f"a SpikingModel, which {what} needs: create_model(name) and load_model(path) give one"
+    return of_kind("model", model, SpikingModel, right)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network in DataParallel, DistributedDataParallel, AveragedModel, torch.compile or a Sequential of one."""
+    model = network(model)
     while True:
         if isinstance(model, (DataParallel, DistributedDataParallel, AveragedModel)):
             model = model.module

@@ -18,7 +18,7 @@ from spikevit.attention import TokenMixing
 from spikevit.layers import ConvBN, LinearBN, SpikingConv
 from spikevit.models.base import make_head
 from spikevit.models.encoder import Encoder, EncoderConfig
-from spikevit.models.inputs import explaining
+from spikevit.models.inputs import cross_entropy, explaining
 from spikevit.models.registry import register
 from spikevit.neurons import NeuronConfig, Stream
 from spikevit.schema import NotNegative, Positive, Share
@@ -110,7 +110,7 @@ class STMixer(Encoder):
         """
         self.require_classes("a loss")
         main, *heads = logits = self.all_logits(images)
-        hard, *others = (F.cross_entropy(z, targets, label_smoothing=label_smoothing) for z in logits)
+        hard, *others = (cross_entropy(z, targets, label_smoothing) for z in logits)
         if not heads:
             return hard, main
         c, n = self.config, len(heads)

@@ -1,7 +1,7 @@
 """Time: neurons that turn currents (T, ...) into spikes, as pure functions and thin modules."""
 
 from spikevit.neurons.backend import set_backend
-from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig
+from spikevit.neurons.config import NeuronConfig, Neurons, StaircaseConfig, build_neurons
 from spikevit.neurons.expg import ExpGIF, Staircase
 from spikevit.neurons.fused import fused_lif
 from spikevit.neurons.gate import TimeGate, needed, time_mask
@@ -41,6 +41,7 @@ __all__ = [
     "Surrogate",
     "TimeGate",
     "Triangle",
+    "build_neurons",
     "dense",
     "fused_lif",
     "lif",

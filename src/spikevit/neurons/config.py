@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -9,20 +10,28 @@ from torch import nn
 
 from spikevit.errors import unknown
 from spikevit.neurons.staircase import ExpG
-from spikevit.schema import Checked, Positive
+from spikevit.schema import Checked, Positive, of_kind, wrong
 
 KINDS = ("lif", "plif", "if", "expg", "relu")
 
 
-def refuse_text(neuron: Any) -> None:
-    """Refuses the mere name of a kind where a NeuronConfig, or a mapping of its fields, is meant."""
-    if isinstance(neuron, str):
+def refuse_other(neuron: Any, *, mapping: bool = True) -> None:
+    """Refuses what is neither a NeuronConfig (or another of `Neurons`) nor, with `mapping`, a mapping of its fields."""
+    if isinstance(neuron, type) or not (hasattr(neuron, "build") or (mapping and isinstance(neuron, Mapping))):
         kind = neuron if neuron in KINDS else "lif"
-        raise ValueError(
-            f"neuron={neuron!r} must be a NeuronConfig or a mapping of its fields, such as "
-            f'neuron={{"kind": "{kind}"}}; '
-            f"kinds: {', '.join(KINDS)}"
-        )
+        right = f'a NeuronConfig or a mapping of its fields, such as neuron={{"kind": "{kind}"}}'
+        right = right if mapping else f'a NeuronConfig, such as NeuronConfig("{kind}")'
+        raise wrong("neuron", neuron, f"{right}; kinds: {', '.join(KINDS)}")
+
+
+def build_neurons(neuron: Any, threshold: float = 1.0) -> Any:
+    """A layer of neurons that fire at `threshold`, for a layer that is told which.
+
+    Raises:
+        ValueError: the name of a kind, a layer or a class in place of a NeuronConfig.
+    """
+    refuse_other(neuron, mapping=False)
+    return neuron.build(threshold)
 
 
 class Neurons(Protocol):
@@ -92,6 +101,10 @@ class StaircaseConfig(Checked):
     threshold: Positive = 2.0
     power_of_two: bool = True
     backend: str = "fused"
+
+    def __post_init__(self) -> None:
+        of_kind("code", self.code, ExpG, "an ExpG(steps, groups)")
+        super().__post_init__()
 
     def build(self, threshold: float = 1.0) -> nn.Module:
         """A layer of them."""

@@ -13,8 +13,8 @@ from spikevit.neurons.gate import TimeGate
 from spikevit.neurons.plain import lif
 from spikevit.neurons.some_steps import SomeSteps, dense
 from spikevit.neurons.state import Stream
-from spikevit.neurons.surrogate import Sigmoid, Surrogate
-from spikevit.schema import positive
+from spikevit.neurons.surrogate import SURROGATES, Sigmoid, Surrogate
+from spikevit.schema import of_kind, positive, wrong
 
 RESETS = ("hard", "soft")
 BACKENDS = {"plain": lif, "fused": fused_lif}
@@ -48,7 +48,9 @@ class Neuron(nn.Module):
         self.threshold = positive("threshold", threshold)
         self.reset = reset
         self.detach_reset = detach_reset
-        self.surrogate = surrogate
+        self.surrogate = of_kind(
+            "surrogate", surrogate, Surrogate, f"a Surrogate, such as ATan() or make_surrogate({_called(surrogate)!r})"
+        )
         self.backend = backend
 
     @property
@@ -83,7 +85,16 @@ class Neuron(nn.Module):
         return SomeSteps(spikes if len(live) == last else spikes[list(live)], live, len(x), computed=last), v
 
     def run(self, x: Tensor, v: Tensor | None = None, in_place: bool = False, goes_on: bool = True) -> Any:
-        """Spikes (T, ...) and the membrane after the last step, from v before the first: see `lif`."""
+        """Spikes (T, ...) and the membrane after the last step, from v before the first: see `lif`.
+
+        Raises:
+            ValueError: no floating-point tensor, or a membrane that is not of one of its steps.
+        """
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.dim()):
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else x
+            raise wrong("x", given, "a floating point tensor of currents (T, …), time steps first")
+        if v is not None and v.shape != x.shape[1:]:
+            raise ValueError(f"v is {tuple(v.shape)}; it must be the membrane of a step of x, {tuple(x.shape[1:])}")
         return BACKENDS[self.backend](
             x,
             v,
@@ -152,6 +163,12 @@ class Rectifier(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         return torch.relu(x)
+
+
+def _called(surrogate: Any) -> str:
+    """The name that make_surrogate knows it by, as far as it can be told."""
+    name = str(getattr(surrogate, "__name__", surrogate)).lower()
+    return name if name in SURROGATES else "atan"
 
 
 def _valid_tau(tau: float) -> float:

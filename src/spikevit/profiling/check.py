@@ -5,6 +5,7 @@ A rule (rules/*.yaml) says which classes of operands a product needs one of, wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,7 +17,7 @@ from spikevit.errors import inside, unknown
 from spikevit.files import parse_yaml, read_yaml
 from spikevit.profiling.counts import VALUES, Counts, Operand, OperatorCount, OtherCount
 from spikevit.profiling.values import BINARY, INTEGER, POWER_OF_TWO, REAL
-from spikevit.schema import Checked, read, wrong
+from spikevit.schema import Checked, of_kind, read, wrong
 
 # What a rule may forbid: an operator that is no product, and the reason it gives.
 FORBIDDABLE: dict[str, Callable[[OtherCount], str | None]] = {
@@ -110,6 +111,7 @@ def load_rule(name: str | Path) -> Rule:
     Raises:
         ValueError: no such rule or file; a key that is unknown or no list, a class of operands, or a thing to forbid.
     """
+    of_kind("rule", name, (str, os.PathLike), f"one of {', '.join(rules())}, or a YAML file")
     if str(name) in rules():
         text = resources.files("spikevit.profiling").joinpath(f"rules/{name}.yaml").read_text(encoding="utf-8")
         values, called = parse_yaml(text, f"rule {name}"), str(name)

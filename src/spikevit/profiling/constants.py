@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 from spikevit.errors import inside, unknown
 from spikevit.files import parse_yaml, read_yaml
-from spikevit.schema import Checked, Range, read
+from spikevit.schema import Checked, Range, of_kind, read
 
 Picojoules = Annotated[float, Range(least=0, most=1e9)]
 Bits = Annotated[int, Range(least=1, most=4096)]
@@ -65,6 +66,7 @@ def load_constants(name: str | Path | Constants = "fp32") -> Constants:
     """
     if isinstance(name, Constants):
         return name
+    of_kind("constants", name, (str, os.PathLike), "fp32, fp16, int8, a YAML file, or Constants(…)")
     text = resources.files("spikevit.profiling").joinpath("constants.yaml").read_text(encoding="utf-8")
     tables = parse_yaml(text, "constants.yaml")
     if str(name) in tables:

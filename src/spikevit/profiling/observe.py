@@ -17,6 +17,7 @@ from spikevit.neurons.expg import histogram
 from spikevit.neurons.staircase import spike_count, spike_pattern
 from spikevit.profiling.finite import FIRING, parts, refuse_non_finite
 from spikevit.profiling.health import silence
+from spikevit.schema import wrong
 
 
 def seen(neuron: nn.Module, out: Any) -> Tensor:
@@ -45,6 +46,8 @@ def observe(model: nn.Module, fn: Callable[[str, Tensor], None]) -> Iterator[Non
     own; a staircase network has codes (1, B, …), whole numbers, instead. Names are those of the model out of its
     wrapper (DataParallel, torch.compile, …). The hooks go with the context.
     """
+    if not callable(fn):
+        raise wrong("fn", fn, "a function fn(name, spikes)")
     model = unwrapped(model)
     ours = zoo_model(model)
     one_step = set(ours.modules()) if ours else set()  # where values are (1, B, …), so that spikes are (T, 1, B, …)
@@ -104,7 +107,7 @@ class Fired:
 
 
 def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Every neuron's spikes (T, B, …) for one batch, by module name in firing order; no gradients.
+    """Every neuron's spikes (T, B, …) for one batch, a tensor, by module name in firing order; no gradients.
 
     The model runs in evaluation mode. Everything is kept at once: for rates use `firing_rates`.
 
@@ -112,8 +115,13 @@ def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         ValueError: weights, images or membrane currents that are not finite.
     """
     spikes: dict[str, Tensor] = {}
+
+    def new_batch() -> None:
+        if spikes:
+            raise ValueError("images are several batches; record_spikes takes one batch, firing_rates takes several")
+
     with observe(model, spikes.__setitem__):
-        run(model, images)
+        run(model, images, new_batch)
     return spikes
 
 

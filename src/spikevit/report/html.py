@@ -55,7 +55,7 @@ def write_report(
     found = [read_run(path) for path in runs]
     out = Path(out or default_path(found))
     if out.suffix != ".html":
-        raise ValueError(f"{out}: a report is written as .html; give it such an ending")
+        raise ValueError(f"out={out} must end in .html: a report is a page")
     if out.exists() and not _is_report(out):
         raise ValueError(f"{out} exists already, is no report and is not overwritten; name another with --out")
     names = labels([run.name for run in found])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikevit.neurons import Staircase
+from spikevit.schema import wrong
 from spikevit.training.recipe import SpikesRecipe
 
 
@@ -20,7 +21,7 @@ class Budget:
 
     def __init__(self, model: nn.Module, recipe: SpikesRecipe):
         if not any(isinstance(m, Staircase) for m in model.modules()):
-            raise ValueError("spikes.target is for models with staircase neurons (ge2mst); this one has none")
+            raise wrong("spikes.target", recipe.target, "left out: it is for models with staircase neurons (ge2mst)")
         self.model, self.recipe = model, recipe
         self.counts: list[tuple[Tensor, int]] = []
 

@@ -25,6 +25,7 @@ from spikevit.conversion.quantise import quantise
 from spikevit.data import Data, DataInfo, normalise
 from spikevit.data.batches import take
 from spikevit.data.load import load_source
+from spikevit.errors import inside
 from spikevit.models import SpikingModel, create_model
 from spikevit.models.registry import change_config, families, model_entry
 from spikevit.neurons import set_backend
@@ -139,7 +140,8 @@ def _started(recipe: Recipe, path: str, fits: dict[str, Any], info: DataInfo, sa
     With grid_bits in the recipe and none in the checkpoint it is then quantised (exact mode).
     """
     m = recipe.model
-    about, saved = read_about(path), read_description(path)
+    with inside("model.start"):
+        about, saved = read_about(path), read_description(path)
     _refuse_other_model(m, path, saved)
     if not m.transfer:
         _refuse_other_data(f"model.start={path}", about, saved, fits, info)
@@ -211,7 +213,8 @@ def _few(names: Sequence[str], most: int = 6) -> str:
 
 def _refuse_no_twin(path: str, model: SpikingModel, info: DataInfo) -> None:
     """Refuses an ANN that is not the model with ReLU and one time step; of its neurons nothing but the kind counts."""
-    about, saved = read_about(path), read_description(path)
+    with inside("model.ann"):
+        about, saved = read_about(path), read_description(path)
     with torch.device("meta"):
         twin = ann_twin(model)
     if saved.family != type(twin.base).__name__:

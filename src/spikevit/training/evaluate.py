@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spikevit.data import Batches, DataInfo, make_loader, normalise
+from spikevit.data.sets import check_labels
 from spikevit.models import SpikingModel
-from spikevit.models.running import evaluating
+from spikevit.models.running import evaluating, zoo_network
 from spikevit.profiling.finite import Finite, refuse_non_finite
 from spikevit.profiling.health import at_chance
 from spikevit.profiling.observe import Fired
+from spikevit.schema import of_kind, wrong
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def evaluate(
     progress is called with the batches done and their number.
 
     Raises:
-        ValueError: weights, images, membrane currents or logits that are not finite; images that are no (C, H, W).
+        ValueError: a data set of other classes than the model, labels that are none of them; weights, images, membrane
+            currents or logits that are not finite; images that are no (C, H, W).
     """
-    model.require_classes("evaluation")
+    _refuse_unfit(model, dataset, info)
     right, total, work, classes = 0, 0, 0.0, Counter[int]()
     loader = in_order(dataset, batch_size, workers)
     with evaluating(model), refuse_non_finite(model) as finite, Fired(model) as fired:
@@ -85,7 +88,7 @@ def logits_per_step(
     Raises:
         ValueError: as `evaluate`.
     """
-    model.require_classes("evaluation")
+    _refuse_unfit(model, dataset, info)
     found = []
     with evaluating(model), refuse_non_finite(model) as finite:
         for x, labels in inputs(in_order(dataset, batch_size), model, info, finite):
@@ -96,11 +99,30 @@ def logits_per_step(
     return torch.cat([z for z, _ in found], 1), torch.cat([y for _, y in found])
 
 
+def _refuse_unfit(model: Any, dataset: Any, info: Any) -> None:
+    """Refuses what is no model, no part of a data set or no description of one, and those of other classes."""
+    zoo_network(model, "evaluation").require_classes("evaluation")
+    of_kind("info", info, DataInfo, "a DataInfo, as data.info is one")
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):  # as all data, and a loader, lack one
+        raise wrong("dataset", dataset, 'a Dataset with a length, such as data.split("test")')
+    if info.num_classes != model.config.num_classes:
+        raise ValueError(
+            f"info is of {info.num_classes} classes, {model.name or type(model).__name__} has "
+            f"num_classes={model.config.num_classes}: reset_classifier({info.num_classes}) gives it a fresh head"
+        )
+
+
 def inputs(
     loader: Iterable[tuple[Tensor, Tensor]], model: SpikingModel, info: DataInfo, finite: Finite
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images as the model takes them, which `finite` has seen, and labels."""
     for images, labels in loader:
+        check_labels(labels, info)
+        if images.shape[-2:] != info.image_size:
+            raise ValueError(
+                f"images are {tuple(images.shape[1:])}, info has image_size={info.image_size}: resize them or describe "
+                "them as they are"
+            )
         x = as_input(images, model, info)
         finite.see("images", x)
         yield x, labels

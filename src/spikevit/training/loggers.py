@@ -29,7 +29,10 @@ def loggers(recipe: Recipe, directory: Path, progress: bool) -> list[Any]:
     elif progress:
         print("tensorboard is not installed: metrics.csv and spikes.csv alone have the figures of every epoch.")
     if (project := recipe.trainer.wandb) is not None:
-        need("wandb")
+        try:
+            need("wandb")
+        except ImportError as error:
+            raise ImportError(f"trainer.wandb={project}: {error}") from None
         found.append(pl.loggers.WandbLogger(project=project, name=directory.name, save_dir=directory))
     return found
 

@@ -5,17 +5,18 @@ spikevit train digits schedule.epochs=10 model.config.depth=1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from spikevit.adaptive.early_exit import MEASURES
 from spikevit.adaptive.halting import HaltingConfig
 from spikevit.data.config import AugmentConfig
 from spikevit.data.load import DataSource
 from spikevit.errors import unknown
-from spikevit.files import parse_yaml, read_text
+from spikevit.files import as_path, parse_yaml, read_text
 from spikevit.recipes import recipe_text, shipped_recipes
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
 from spikevit.training.optimizer import OptimizerRecipe
@@ -222,7 +223,11 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: no such recipe, a key it does not know (with the nearest ones), or a value of the wrong type.
     """
-    path = Path(source)
+    path = as_path(source, "a recipe, or the name of one")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} is a checkpoint, no recipe; a recipe starts from it with model.start={path}")
+    if path.is_dir() and str(source) not in shipped_recipes():
+        raise ValueError(f"{path} is a directory, no recipe; to go on with a run in it: spikevit train --resume {path}")
     if path.suffix:
         if not path.exists():
             raise ValueError(f"there is no recipe file {path}; shipped recipes: {', '.join(shipped_recipes())}")
@@ -238,6 +243,9 @@ def parse_recipe(text: str, called: str, changes: Sequence[str] = ()) -> Recipe:
     plain = {} if plain is None else plain
     if not isinstance(plain, dict):
         raise wrong(called, plain, f"a mapping of {', '.join(hints(Recipe))}")
+    if isinstance(changes, (str, Mapping)):
+        raise wrong("changes", changes, 'a list of changes, such as ["optimizer.lr=0.002"]')
+    text_alone = deepcopy(plain)
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
@@ -245,7 +253,27 @@ def parse_recipe(text: str, called: str, changes: Sequence[str] = ()) -> Recipe:
                 f"{change!r} is not a change to the recipe; it would read key=value, as optimizer.lr=0.002"
             )
         _set(plain, key.split("."), parse_yaml(value, f"{change!r}: the value is not valid YAML"), whole=key)
-    return read(Recipe, plain)
+    try:
+        return read(Recipe, plain)
+    except ValueError as error:
+        if _fault(text_alone) == str(error):  # of the text, not of the changes
+            raise ValueError(f"{called}: {error}") from None
+        raise
+
+
+def _fault(plain: dict[str, Any]) -> str:
+    """What is wrong with a recipe, "" where nothing is."""
+    try:
+        read(Recipe, plain)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def field_names(name: str) -> list[str]:
+    """Fields of that name in any section, with it: "lr" gives optimizer.lr and time_steps.lr."""
+    sections = {s: next((k for k in (t, *get_args(t)) if is_dataclass(k)), None) for s, t in hints(Recipe).items()}
+    return [f"{section}.{name}" for section, kind in sections.items() if kind and name in hints(kind)]
 
 
 def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from spikevit.data.load import load_data_of
 from spikevit.errors import printable
 from spikevit.files import clear_orphans, locked, read_text, sha256, write_text
 from spikevit.models import SpikingModel
-from spikevit.schema import wrong
+from spikevit.schema import of_kind, wrong
 from spikevit.training.backend import pl
 from spikevit.training.build import build, settled
 from spikevit.training.callbacks import Progress, RunFiles, SpikeRates
@@ -96,6 +97,12 @@ def refuse_used(directory: Path) -> None:
         )
 
 
+def refuse_no_run(directory: Path) -> None:
+    """Refuses to go on where no run is."""
+    if not (directory / "recipe.yaml").is_file():
+        raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
+
+
 def _is_temporary(path: Path) -> bool:
     """Whether a process that was killed left it while it wrote one of a run's files."""
     return any(re.fullmatch(rf"\.{re.escape(name)}\.\d+\.tmp", path.name) for name in FILES)
@@ -160,11 +167,14 @@ def train(
         Interrupted: Ctrl-C or a signal; `train(directory)` goes on from the last whole epoch.
         NonFiniteLoss: loss, gradients, weights or statistics; with the last good checkpoint.
     """
+    of_kind("directory", directory, (str, os.PathLike), "the path of a directory, as in train(directory, recipe)")
+    of_kind("recipe", recipe, (Recipe, NoneType), "a Recipe, as load_recipe gives it, or None to go on with a run")
+    of_kind("data", data, (Data, NoneType), "a Data(info, train, val, test) or None")
     directory, started, new = Path(directory), time.monotonic(), recipe is not None
     if new and epochs is not None:
         raise wrong("epochs", epochs, "left out of a new run, whose recipe has schedule.epochs")
-    if not new and not (directory / "recipe.yaml").is_file():
-        raise ValueError(f"{directory} is not the directory of a run: there is no recipe.yaml in it")
+    if not new:
+        refuse_no_run(directory)
     recipe = recipe or load_recipe(directory / "recipe.yaml")
     if data is not None:
         recipe = replace(recipe, data_given=True)

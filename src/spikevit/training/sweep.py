@@ -15,7 +15,7 @@ import yaml
 
 from spikevit.errors import inside
 from spikevit.files import parse_yaml, read_yaml, write_text
-from spikevit.schema import fit
+from spikevit.schema import fit, wrong
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import Interrupted, check, new_run, train
 
@@ -77,9 +77,11 @@ def new_sweep(source: str | Path, runs: dict[str, list[str]], directory: str | P
         with inside(name):
             recipe = recipes[name] = load_recipe(source, changes)
             if recipe.trainer.fast_dev_run:
-                raise ValueError("trainer.fast_dev_run tries one recipe: leave the lists of values out")
-            if recipe.trainer.devices * recipe.trainer.nodes > 1:
-                raise ValueError("a sweep is of recipes for one process: trainer.devices=1 and trainer.nodes=1")
+                tried = str(recipe.trainer.fast_dev_run).lower()
+                raise ValueError(f"trainer.fast_dev_run={tried} tries one recipe: leave the lists of values out")
+            for field in ("devices", "nodes"):
+                if (value := getattr(recipe.trainer, field)) > 1:
+                    raise wrong(f"trainer.{field}", value, f"trainer.{field}=1: a sweep is of recipes for one process")
             check(recipe, directory / name)
     for name, recipe in recipes.items():
         new_run(recipe, directory / name)
