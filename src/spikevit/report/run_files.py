@@ -95,8 +95,11 @@ class Run:
 
     @property
     def data(self) -> str:
-        """Name of the data set, "" where the checkpoint does not say."""
-        return (self.about.get("data") or {}).get("name", "")
+        """Name of the data set, of a folder its own, "" where the checkpoint does not say."""
+        about = self.about.get("data") or {}
+        root = (about.get("source") or {}).get("root")
+        name = about.get("name", "")
+        return Path(str(root)).name or name if name == "folder" and root else name
 
     @property
     def task(self) -> str:
