@@ -137,7 +137,7 @@ def test_one_table_of_runs(seen):
     assert ["not told from the best" in row for row in rows] == [False, True, False, False]
     assert "at chance" in rows[3] and 'class="facts"' not in whole, "no cards to contradict it"
     said = text(*shown)
-    assert "Best is best: 91.7% of 360 test images are right; of 3 other runs 1 cannot be told from it" in said
+    assert "Best is best: 91.7% of 360 test images are right; 1 of the 3 other runs cannot be told from it" in said
     assert "luck: Accuracy is at chance: 30 of 360" in said
 
 
