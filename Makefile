@@ -1,7 +1,10 @@
-# Every target sets itself up on a fresh machine: a virtual environment in .venv, pinned by constraints.txt.
+# Every target sets itself up on a fresh machine: a virtual environment in .venv, pinned by constraints.txt. The demo
+# installs what training needs; the other targets add the rest to the same environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/pip install --disable-pip-version-check -c constraints.txt
+# Where there is no GPU, PIP_EXTRA_INDEX_URL of torch's wheels without CUDA (its installation page) saves gigabytes.
 
 .PHONY: help demo test check docs clean
 
@@ -12,7 +15,7 @@ help:
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove the virtual environment and what the targets made"
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/spikevit demo
 
 test: $(VENV)/.installed
@@ -24,10 +27,16 @@ check: $(VENV)/.installed docs
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@echo "Installing what the demo needs into $(VENV): 1.3 GB, about two minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) --no-compile torch==2.13.0
+	$(PIP) --no-compile -e '.[train]'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	@echo "Installing what tests, checks and documentation need: 1 GB, some minutes"
+	$(PIP) -e '.[dev]'
 	touch $@
 
 clean:

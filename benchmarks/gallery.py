@@ -32,7 +32,7 @@ def trained(recipe: str) -> Path:
     return directory
 
 
-def screenshot(page: Path, picture: Path, width: int = 1100, height: int = 900) -> None:
+def screenshot(page: Path, picture: Path, width: int = 1100, height: int = 600) -> None:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": width, "height": height})

@@ -191,7 +191,11 @@ def test_torch_and_numba_take_what_the_program_chose(given, number):
 def test_doctor_says_what_was_chosen_and_why(cli, machine, monkeypatch):
     machine(2, 1)
     monkeypatch.setattr(threads, "chosen", threads.choose({}))
-    assert "(2 cores, 1 of them busy: 1 thread; set OMP_NUM_THREADS to choose)" in cli("doctor")[1].replace("\n", " ")
+    assert ", 2 cores, 1 of them busy: 1 thread; set OMP_NUM_THREADS to choose\n" in cli("doctor")[1]
+    monkeypatch.setattr(threads, "chosen", threads.choose({"OMP_NUM_THREADS": "5"}))
+    assert ", threads: 1 (OMP_NUM_THREADS=5 in the environment)\n" in cli("doctor")[1]
+    monkeypatch.setattr(threads, "chosen", None)
+    assert ", threads: 1\n" in cli("doctor")[1]
 
 
 def test_a_call_from_python_chooses_nothing(cli, monkeypatch):

@@ -408,7 +408,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     with pytest.warns(UserWarning) as caught:
         data = load_data("folder", root=tmp_path, image_size=8)
     (line,) = [str(warning.message) for warning in caught]
-    assert line.startswith(f"{tmp_path}: left out 3 .heic, 1 folder, 1 file without a suffix, 1 .txt; images are files")
+    assert line.startswith(f"{tmp_path}: left out 3 .heic (train/cat/a.heic, …), 1 folder (train/cat/more), ")
+    assert "1 file without a suffix (train/dog/README), 1 .txt (train/dog/notes.txt); images are files" in line
     assert len(data.train) == 6 and data.digests() == before and data.info.classes == ("cat", "dog")
 
 
@@ -426,5 +427,38 @@ def test_a_class_without_images_says_what_it_has(tmp_path):
     (tmp_path / "dog").mkdir()
     for i in range(12):
         (tmp_path / "dog" / f"{i}.heic").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"dog has no images \(\.png, .*\); it has 12 \.heic"):
+    with pytest.raises(
+        FileNotFoundError, match=r"dog has no images \(\.png, .*\); it has 12 \.heic \(dog/0\.heic, …\)"
+    ):
         load_data("folder", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "wrong", "right"),
+    [
+        (["train", "valid", "test"], "valid", "val"),
+        (["train", "Val"], "Val", "val"),
+        (["Train"], "Train", "train"),
+        (["training", "validation"], "training", "train"),
+        (["train", "testing"], "testing", "test"),
+    ],
+)
+def test_a_part_by_another_name_is_refused(tmp_path, made, wrong, right):
+    for name in made:
+        fill(tmp_path / name, {"cat": 2, "dog": 2})
+    with pytest.raises(ValueError, match=f"its folder '{wrong}' must be called '{right}' to be read"):
+        load_data("folder", root=tmp_path, image_size=8)
+
+
+def test_a_class_may_have_such_a_name(tmp_path):
+    fill(tmp_path, {"Test": 9, "dev": 9})
+    assert load_data("folder", root=tmp_path, image_size=8).info.classes == ("Test", "dev")
+
+
+def test_data_in_words(tmp_path):
+    fill(tmp_path / "pets/train", {"cat": 6, "dog": 5})
+    fill(tmp_path / "pets/val", {"cat": 2, "dog": 1})
+    data = load_data("folder", root=tmp_path / "pets", image_size=(8, 16), channels=1)
+    said = "2 classes (cat, dog); 11 train, 3 val images of 8 × 16, grey"
+    assert data.in_words(f"{tmp_path}/pets/") == f"pets: {said}"
+    assert data.in_words() == f"folder: {said}"

@@ -29,6 +29,12 @@ def test_so_many_batches_and_nothing_written(here, brief, shades, monkeypatch, v
     assert found["seconds"] == pytest.approx(3 * found["epoch_seconds"]) and found["memory"] > 2**20
 
 
+def test_a_directory_in_use_is_refused(here, brief, shades):
+    train(here / "run", brief("schedule.epochs=1"), data=shades(), progress=False)
+    with pytest.raises(ValueError, match="run is not empty"):
+        train(here / "run", brief("trainer.fast_dev_run=true", "optimizer.lr=1"), data=shades(), progress=False)
+
+
 def test_what_an_epoch_would_take(here, brief, shades, monkeypatch):
     """By a clock of ours: batches of training take 2 s, the first 100 s; those of validation 0.5 s."""
     clock = {"now": 0.0}

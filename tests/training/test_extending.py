@@ -53,6 +53,8 @@ def test_without_a_schedule_it_is_the_longer_run(tmp_path, brief, shades, change
     state = torch.load(tmp_path / "parts/resume.ckpt", weights_only=True)
     assert json.loads(state["spikevit"])["recipe"] == text
     assert json.loads((tmp_path / "parts/results.json").read_text()) == results
+    seconds = [row["seconds"] for row in read_rows(tmp_path / "parts/metrics.csv")]
+    assert results["seconds"] > sum(seconds) - 0.1, "those of the first three epochs, too"
 
 
 def test_the_learning_rate_is_that_of_the_new_schedule(tmp_path, brief, shades, capsys):
@@ -162,6 +164,7 @@ def test_a_directory_of_which_no_epoch_has_ended(tmp_path, brief, shades):
 )
 def test_words(tmp_path, monkeypatch, words, epochs):
     asked = {}
+    (tmp_path / "recipe.yaml").write_text("")
     monkeypatch.setattr(run, "train", lambda *args, **more: asked.update(more) or {})
     assert main(["train", "--resume", str(tmp_path), *words, "--quiet"]) == 0
     assert asked["epochs"] == epochs

@@ -8,7 +8,7 @@ import torch
 from spikevit.training import machine
 from spikevit.training.machine import refuse_other_machine
 from spikevit.training.recipe import TrainerRecipe
-from spikevit.training.run import new_run, train
+from spikevit.training.run import train
 
 CPU = not torch.cuda.is_available() and not torch.backends.mps.is_available()
 pytestmark = pytest.mark.skipif(not CPU, reason="this machine has a GPU")
@@ -64,9 +64,13 @@ def test_what_is_here(monkeypatch):
         refuse_other_machine(TrainerRecipe(accelerator="cpu", precision="16-mixed"))
 
 
-def test_a_run_of_before_goes_on_as_it_began(tmp_path, brief, shades):
+def test_a_run_of_before_goes_on_as_it_began(tmp_path, brief, shades, monkeypatch):
     """Lightning made bf16-mixed of 16-mixed on a CPU without a word: such a run can end, with one."""
-    directory = new_run(brief("trainer.precision=16-mixed", "schedule.epochs=1"), tmp_path / "run")
+    with monkeypatch.context() as before:
+        before.setattr("spikevit.training.run.refuse_other_machine", lambda *a, **k: None)
+        before.setattr("spikevit.training.run.test", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", brief("trainer.precision=16-mixed"), data=shades(), progress=False)
     with pytest.warns(UserWarning, match=r"trainer\.precision='16-mixed' is bf16-mixed on a CPU"):
-        train(directory, data=shades(), progress=False)
-    assert (directory / "results.json").exists()
+        train(tmp_path / "run", data=shades(), progress=False)
+    assert (tmp_path / "run" / "results.json").exists()

@@ -241,3 +241,17 @@ def test_the_page_names_every_field_with_its_default():
     for section in fields(Recipe):
         if section.name != "data_given" and plain[section.name] is not None:
             assert plain[section.name].keys() == asdict(getattr(shown, section.name)).keys(), section.name
+
+
+def test_a_model_is_no_recipe():
+    with pytest.raises(
+        ValueError, match="qkformer_tiny is a model, no recipe; .*train digits model.name=qkformer_tiny"
+    ):
+        load_recipe("qkformer_tiny")
+
+
+@pytest.mark.parametrize("cooldown", [0, 10])
+def test_epochs_that_leave_no_room_say_all_that_must_change(cooldown):
+    with pytest.raises(ValueError) as error:
+        load_recipe("digits", ["schedule.epochs=2", f"schedule.cooldown_epochs={cooldown}"])
+    assert ("change schedule.warmup_epochs and schedule.cooldown_epochs too" in str(error.value)) == bool(cooldown)

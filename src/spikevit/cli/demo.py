@@ -124,20 +124,14 @@ def _trained(directory: Path, recipe: Recipe) -> dict[str, Any]:
     """The results of the run in the directory: as it ended, or once it has been gone on with, or begun."""
     from dataclasses import asdict
 
-    from spikevit.errors import inside
-    from spikevit.files import parse_json, read_text
-    from spikevit.report.run_files import Results
+    from spikevit.report.run_files import read_results
     from spikevit.report.terminal import console
-    from spikevit.schema import read
     from spikevit.training.run import train
 
     path = directory / "results.json"
     if not path.exists():
         return train(directory, None if (directory / "recipe.yaml").exists() else recipe)
-    plain = parse_json(read_text(path, "a run's results"), f"{path} is broken")
-    with inside(f"{path} is broken"):
-        known = Results.__dataclass_fields__
-        results = read(Results, {k: v for k, v in plain.items() if k in known} if isinstance(plain, dict) else plain)
+    results = read_results(path)
     console().print(f"Done: {results.accuracy:.2%} of {results.total} {results.split} images right", soft_wrap=True)
     return asdict(results)
 

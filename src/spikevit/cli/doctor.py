@@ -17,6 +17,8 @@ OPTIONAL = {
     "scikit-learn": ("train", "digits"),
     "pillow": ("train", "images in files"),
     "matplotlib": ("train", "pictures"),
+    "jinja2": ("train", "reports"),
+    "numba": ("train", "fast staircases on a CPU"),
     "datasets": ("hub", "data sets from the Hugging Face hub"),
 }
 
@@ -35,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     from spikevit.neurons import BACKENDS, LIF
     from spikevit.report.terminal import console, words
 
-    out, why = console(), threads.chosen or ""
+    out, why = console(), str(threads.chosen or "")
+    if not threads.chosen or threads.chosen.given:
+        why = f"threads: {torch.get_num_threads()}{why and f' ({why})'}"
     out.print(f"spikevit {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    threads_here = torch.get_num_threads()
-    number = f"{threads_here} thread{'' if threads_here == 1 else 's'}"
-    out.print(f"CPU: {platform.machine()}, {number}{why and f' ({why})'}", soft_wrap=True)
+    out.print(f"CPU: {platform.machine()}, {why}", soft_wrap=True)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     out.print(f"GPU: {', '.join(gpus) or 'none'}")
     out.print(f"neuron backends: {', '.join(BACKENDS)} (default: {LIF().backend})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,30 +65,30 @@ def run(args: argparse.Namespace) -> int:
     return 1 if unread else 0
 
 
-def find(given: Sequence[str]) -> tuple[list[str], Counter[str]]:
+def find(given: Sequence[str]) -> tuple[list[str], dict[str, list[Path]]]:
     """The files that are given, and the images in folders that are, sorted by path; what else is there, by kind.
 
     Raises:
         ValueError: there is no image in a folder.
     """
-    from spikevit.data.folder import is_litter, kind_of, named
+    from spikevit.data.folder import by_kind, is_litter, named
     from spikevit.data.images import SUFFIXES
 
     paths: list[str] = []
-    others: Counter[str] = Counter()
+    others: list[Path] = []
     for word in given:
         if not (root := Path(word)).is_dir():
             paths.append(word)
             continue
         there = [p for p in sorted(root.rglob("*")) if not any(map(is_litter, _below(p, root))) and not p.is_dir()]
         images = [str(path) for path in there if path.suffix.lower() in SUFFIXES]
-        left_out = Counter(kind_of(path) for path in there if path.suffix.lower() not in SUFFIXES)
+        left_out = [path for path in there if path.suffix.lower() not in SUFFIXES]
         if not images:
-            has = f"; it has {named(left_out)}" if left_out else ""
+            has = f"; it has {named(by_kind(left_out))}" if left_out else ""
             raise ValueError(f"{word} has no images ({', '.join(SUFFIXES)}){has}")
         paths += images
         others += left_out
-    return paths, others
+    return paths, by_kind(others)
 
 
 def _below(path: Path, root: Path) -> list[Path]:
@@ -170,13 +169,13 @@ def _show(found: Mapping[str, Top]) -> None:
 
     table = Table(box=box.HEAVY_HEAD, pad_edge=True)
     for head in ("image", *(f"{i + 1}." for i in range(len(next(iter(found.values())))))):
-        table.add_column(head)
+        table.add_column(head, overflow="fold")
     for path, top in found.items():
         table.add_row(path, *(f"{name} {share:.1%}" for name, share in top))
     console().print(table)
 
 
-def _say(images: int, unread: Mapping[str, str], others: Counter[str]) -> None:
+def _say(images: int, unread: Mapping[str, str], others: Mapping[str, list[Path]]) -> None:
     """What is not among the classes, and why."""
     from spikevit.data.folder import named
     from spikevit.report.terminal import console

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from spikevit.data.sets import Data, DataInfo, Interpolation
 from spikevit.errors import printable
 
 PARTS = ("train", "val", "test")
+MEANT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # of file managers, besides what begins with a point
 ARCHIVE = "__MACOSX"  # a folder that is in archives beside those of classes
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -59,8 +59,9 @@ def load_folder(
         where = "not given" if root is None else f"{str(root)!r}, which is no folder"
         raise FileNotFoundError(f"root is {where}; it must hold train/<class>/<image> or <class>/<image>")
     given = own_parts(root)
+    refuse_misnamed(root, given)
     classes = folder_names(root / given[0] if given else root)
-    others: Counter[str] = Counter()
+    others: dict[str, list[Path]] = {}
     parts = {name: list_images(root / name, classes, others, given[0]) for name in given}
     if not given:
         images = list_images(root, classes, others)
@@ -70,7 +71,7 @@ def load_folder(
         parts |= cut(parts["train"], {"val": val_fraction, "train": 1.0})
     if others:
         right = f"images are files {', '.join(SUFFIXES)} in the folder of their class itself"
-        warnings.warn(printable(f"{root}: left out {named(others)}; {right}"))
+        warnings.warn(printable(f"{root}: left out {named(others, root)}; {right}"))
 
     mean, std = (MEAN, STD) if channels == 3 else ((0.5,), (0.5,))
     info = DataInfo("folder", classes, channels, size, mean, std, crop_pct, interpolation)
@@ -87,6 +88,18 @@ def own_parts(root: Path) -> list[str]:
     return [name for name in PARTS if (root / name).is_dir()]
 
 
+def refuse_misnamed(root: Path, given: list[str]) -> None:
+    """Refuses folders that are meant to be parts and would be left out, or taken for classes: valid, Train, testing."""
+    for path in sorted(root.iterdir()):
+        name = path.name.lower()
+        part = MEANT.get(name, name)
+        if path.name in PARTS or part not in PARTS or not path.is_dir():
+            continue
+        images = any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+        if given or not images:  # else a class that is called so
+            raise ValueError(printable(f"root={root}: its folder {path.name!r} must be called {part!r} to be read"))
+
+
 def folder_names(root: Path) -> tuple[str, ...]:
     """The folders of root, sorted."""
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "." and p.name != ARCHIVE)
@@ -95,10 +108,10 @@ def folder_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def list_images(root: Path, classes: tuple[str, ...], others: Counter[str], first: str = "") -> Files:
+def list_images(root: Path, classes: tuple[str, ...], others: dict[str, list[Path]], first: str = "") -> Files:
     """The images of root/<class> for these classes, those of `first`, in the order of their names.
 
-    others: counts what else lies in these folders, by kind (see `kind_of`).
+    others: takes in what else lies in these folders, by kind (see `kind_of`).
     """
     here = set(folder_names(root))
     missing, other = sorted(set(classes) - here), sorted(here - set(classes))
@@ -108,11 +121,12 @@ def list_images(root: Path, classes: tuple[str, ...], others: Counter[str], firs
     for label, name in enumerate(classes):
         inside = sorted(path for path in (root / name).iterdir() if not is_litter(path))
         found = [path for path in inside if path.suffix.lower() in SUFFIXES]
-        left_out = Counter(kind_of(path) for path in inside if path.suffix.lower() not in SUFFIXES)
+        left_out = by_kind(path for path in inside if path.suffix.lower() not in SUFFIXES)
         if not found:
-            there = f"; it has {named(left_out)}" if left_out else ""
+            there = f"; it has {named(left_out, root)}" if left_out else ""
             raise FileNotFoundError(printable(f"{root / name} has no images ({', '.join(SUFFIXES)}){there}"))
-        others.update(left_out)
+        for kind, paths in left_out.items():
+            others.setdefault(kind, []).extend(paths)
         files += found
         labels += [label] * len(found)
     return files, labels
@@ -128,11 +142,23 @@ def kind_of(path: Path) -> str:
     return "folder" if path.is_dir() else path.suffix.lower() or "file without a suffix"
 
 
-def named(kinds: Counter[str]) -> str:
-    """Kinds with their numbers, the most frequent first: "12 .heic, 1 folder"."""
-    first = kinds.most_common(5)
-    rest = kinds.total() - sum(n for _, n in first)
-    shown = [f"{n:,} {kind}{'s' if kind == 'folder' and n > 1 else ''}" for kind, n in first]
+def by_kind(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """The paths by `kind_of`."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(kind_of(path), []).append(path)
+    return found
+
+
+def named(kinds: Mapping[str, list[Path]], root: Path | None = None) -> str:
+    """Kinds with their numbers and the first of each, from root: "12 .heic (cat/a.heic, …), 1 folder (cat/old)"."""
+    by_number = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    shown = []
+    for kind, paths in by_number[:5]:
+        many = len(paths) > 1
+        first = f"{paths[0].relative_to(root) if root else paths[0]}{', …' if many else ''}"
+        shown.append(f"{len(paths):,} {kind}{'s' if kind == 'folder' and many else ''} ({first})")
+    rest = sum(len(paths) for _, paths in by_number[5:])
     return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
 
 

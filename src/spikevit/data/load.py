@@ -185,7 +185,10 @@ def _warn_of_changes(files: Mapping[str, str], data: Data, root: str | None) -> 
     if changed:
         counts = ", ".join(f"{part} ({len(cast(Sized, data.parts[part])):,} images now)" for part in changed)
         where = f" in {root}" if root else ""
-        warnings.warn(printable(f"other images{where} than when the checkpoint was made: {counts}"), stacklevel=3)
+        whole = root and data.info.name == "folder" and not own_parts(Path(root).expanduser())
+        all_of_it = f"; to test on all of them: --data folder --root {root}" if whole else ""
+        said = f"other images{where} than when the checkpoint was made: {counts}{all_of_it}"
+        warnings.warn(printable(said), stacklevel=3)
 
 
 def _before_parts_by_name(data: Data, root: Path) -> Data:

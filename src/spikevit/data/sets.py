@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -136,6 +137,17 @@ class Data:
         of_kind("info", self.info, DataInfo, "a DataInfo")
         for name, part in self.parts.items():
             check_labels(np.asarray(getattr(part, "labels", ())), self.info, f"{name}: ")
+
+    def in_words(self, root: str | None = None) -> str:
+        """Classes, images and sizes: "photos: 2 classes (cat, dog); 71 train, 9 val images of 32 × 32, grey"."""
+        info, called = self.info, self.info.name
+        if root and called == "folder":
+            called = Path(root).expanduser().resolve().name
+        classes = ", ".join(info.classes[:5]) + (", …" if info.num_classes > 5 else "")
+        parts = ", ".join(f"{len(cast(Sized, part)):,} {name}" for name, part in self.parts.items())
+        channels = {1: "grey", 3: "in colour"}.get(info.channels, f"{info.channels} channels")
+        height, width = info.image_size
+        return f"{called}: {info.num_classes} classes ({classes}); {parts} images of {height} × {width}, {channels}"
 
     @property
     def parts(self) -> dict[str, Dataset]:

@@ -33,6 +33,8 @@ def import_modules(names: Iterable[str], where: str) -> None:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise _broken(where, name, error) from error
+            if name.endswith(".py"):
+                raise ValueError(f"{where} {name}: a module is named without .py: {where} {name[:-3]}") from None
             raise ValueError(f"{where} {name}: there is no module {name} in {here}, and none is installed") from None
         except (Exception, SystemExit) as error:
             raise _broken(where, name, error) from error

@@ -95,8 +95,11 @@ class Run:
 
     @property
     def data(self) -> str:
-        """Name of the data set, "" where the checkpoint does not say."""
-        return (self.about.get("data") or {}).get("name", "")
+        """Name of the data set, of a folder its own, "" where the checkpoint does not say."""
+        about = self.about.get("data") or {}
+        root = (about.get("source") or {}).get("root")
+        name = about.get("name", "")
+        return Path(str(root)).name or name if name == "folder" and root else name
 
     @property
     def task(self) -> str:
@@ -210,16 +213,25 @@ def _same(checkpoint: Path, *others: Path) -> bool:
     return any(other.is_file() and checkpoint.samefile(other) for other in others)
 
 
+def read_results(path: Path) -> Results:
+    """What is in a results.json; entries that are not known are of another version, and left out.
+
+    Raises:
+        ValueError: it is broken; says where.
+    """
+    plain = parse_json(read_text(path, "a run's results"), f"{path} is broken")
+    with inside(f"{path} is broken"):
+        known = Results.__dataclass_fields__
+        return read(Results, {k: v for k, v in plain.items() if k in known} if isinstance(plain, dict) else plain)
+
+
 def _results(directory: Path, missing: dict[str, str]) -> Results | None:
     """Of results.json, where it is there and of the checkpoint beside it; else `missing` says why not."""
     path = directory / "results.json"
     if not path.exists():
         missing["results"] = f"This run has not ended: go on with spikevit train --resume {directory}"
         return None
-    plain = parse_json(read_text(path, "a run's results"), f"{path} is broken")
-    with inside(f"{path} is broken"):
-        known = Results.__dataclass_fields__
-        results = read(Results, {k: v for k, v in plain.items() if k in known} if isinstance(plain, dict) else plain)
+    results = read_results(path)
     if results.checkpoint is None:
         missing["checkpoint"] = (
             "results.json does not say of which checkpoint it is, as an earlier version wrote it: whether of this one "

@@ -17,6 +17,7 @@ from spikevit.data.config import AugmentConfig
 from spikevit.data.load import DataSource
 from spikevit.errors import unknown
 from spikevit.files import as_path, parse_yaml, read_text
+from spikevit.models import list_models
 from spikevit.recipes import recipe_text, shipped_recipes
 from spikevit.schema import Checked, Count, Natural, NotNegative, Positive, Range, hints, read, wrong
 from spikevit.training.optimizer import OptimizerRecipe
@@ -145,7 +146,7 @@ class EarlyExitRecipe(Checked):
 
 @dataclass
 class TrainerRecipe(Checked):
-    """How it runs. precision: as Lightning names it ("32-true", "16-mixed", "bf16-mixed", "64-true").
+    """How it runs. precision: as Lightning names it ("32-true", "bf16-mixed", "64-true"; "16-mixed" on a GPU alone).
 
     accumulate: batches summed up before a step. clip_norm: largest gradient norm. seed: decides weights, order and
     augmentation. sync_bn: batch statistics over all processes (GPUs). deterministic: refuse operators that are not.
@@ -194,7 +195,8 @@ class Recipe(Checked):
         if s.warmup_epochs + s.cooldown_epochs > s.epochs:
             raise ValueError(
                 f"schedule.epochs={s.epochs} is less than warmup_epochs={s.warmup_epochs} + "
-                f"cooldown_epochs={s.cooldown_epochs}; change schedule.warmup_epochs too"
+                f"cooldown_epochs={s.cooldown_epochs}; change schedule.warmup_epochs"
+                f"{' and schedule.cooldown_epochs' if s.cooldown_epochs else ''} too"
             )
         if self.early_exit and self.halting:
             raise ValueError("early_exit does not combine with halting, which has no logits of every step: take one")
@@ -232,6 +234,10 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise ValueError(f"there is no recipe file {path}; shipped recipes: {', '.join(shipped_recipes())}")
         text = read_text(path, "a recipe")
+    elif str(source) in list_models() and str(source) not in shipped_recipes():
+        raise ValueError(
+            f"{source} is a model, no recipe; one that trains it: spikevit train digits model.name={source}"
+        )
     else:
         text = recipe_text(str(source))
     return parse_recipe(text, f"recipe {source}", changes)

@@ -50,6 +50,7 @@ from spikevit.training.resume import (
     unusable,
     with_epochs,
 )
+from spikevit.training.rows import read_rows
 
 FILES = (
     *("recipe.yaml", "metrics.csv", "spikes.csv", "last.safetensors", "best.safetensors", "resume.ckpt"),
@@ -179,6 +180,7 @@ def train(
     if data is not None:
         recipe = replace(recipe, data_given=True)
     if new and recipe.trainer.fast_dev_run:
+        refuse_used(directory)
         trainer, module, _ = _prepared(directory, recipe, data, progress)
         return tried(trainer, module)
     alone = not is_helper(recipe)
@@ -195,6 +197,7 @@ def train(
             new_run(recipe, directory)
         elif alone and resume.state is None and recipe.data_given:
             write_text(directory / "recipe.yaml", recipe.to_yaml())
+        earlier = seconds_before(directory, resume.state)
         if alone and epochs is not None:
             rewrite(directory / "resume.ckpt", resume.state, resume.origin)
         if alone:
@@ -203,7 +206,14 @@ def train(
         _fit(trainer, module, None if resume.state is None else directory / "resume.ckpt", directory)
         if not alone:
             return {}
-        return _tested(recipe, module.data, directory, trainer.strategy.root_device, started)
+        return _tested(recipe, module.data, directory, trainer.strategy.root_device, started - earlier)
+
+
+def seconds_before(directory: Path, state: dict[str, Any] | None) -> float:
+    """Of the epochs that have ended before the run is gone on with, as its metrics.csv has them."""
+    path, done = directory / "metrics.csv", 0 if state is None else state["epoch"] + 1
+    rows = read_rows(path) if done and path.exists() else []
+    return sum(row["seconds"] for row in rows if row["epoch"] <= done and isinstance(row.get("seconds"), float))
 
 
 def check(recipe: Recipe, directory: Path) -> None:
@@ -233,6 +243,8 @@ def _prepared(
     says = data.info.to_dict() | {"source": source, "files": data.digests()}
     if was is not None:
         refuse_other_data(was, says, path)
+    if state is None:
+        say(data.in_words(None if recipe.data_given else recipe.data.root))
     if epochs is not None:
         say(_how_it_goes_on(old, recipe, done))
     origin = Origin(recipe.to_yaml(), says, describe(model))

@@ -31,7 +31,7 @@ def verdict(runs: list[Shown]) -> str:
         return f"{said}; no other run was tested."
     if not alike:
         return f"{said}, more than in any other run beyond the 95 % interval."
-    return f"{said}; of {len(others)} other runs {alike} cannot be told from it by so many images."
+    return f"{said}; {alike} of the {len(others)} other runs cannot be told from it by so many images."
 
 
 def table_of(runs: list[Shown], alike: bool) -> Table:

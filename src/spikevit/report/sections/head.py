@@ -86,7 +86,7 @@ def _well(runs: list[Shown]) -> str:
         return ""
     chance = max(shown.look.chance for shown in runs if shown.look)
     of_all = "" if len(runs) == 1 else " in every run"
-    return f"All layers fire{of_all}; accuracy is well above chance, which is {chance:.0%}."
+    return f"All layers fire{of_all}; accuracy is well above chance: the most frequent class alone is {chance:.0%}."
 
 
 def _facts(shown: Shown) -> Iterable[dict[str, str]]:

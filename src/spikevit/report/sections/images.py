@@ -34,7 +34,7 @@ def _seen(shown: Shown, place: int) -> dict[str, Any]:
         "name": name,
         "missing": [],
         "about": f"{look.right:,} right and {wrong:,} wrong of {few} {images_of(look.split)}. Wrong ones come first: "
-        f"what they are → what they were taken for. Below is how sure it was; a guess would be {_guess(look)} sure.",
+        f"what they are → what they were taken for. Below is how sure it was; a guess is {_guess(look)} sure.",
         "gallery": tiles,
         "charts": [c for c in (_exits(shown, place), _over_time(look, place), _calibration(look, place)) if c],
         "confusion": _confusion(look, place),
@@ -51,7 +51,7 @@ def _tile(look: Look, shown: Shown, i: int) -> dict[str, Any]:
     at = look.shown[i]
     truth, guess = (look.info.classes[int(part[at])] for part in (look.labels, look.predictions))
     right, sure = truth == guess, f"{float(look.confidence[at]):.0%} sure"
-    sure += "" if right else f"; chance is {_guess(look)}"
+    sure += "" if right else f"; a guess is {_guess(look)}"
     text = guess if right else f"{truth} → {guess}"
     return {
         "src": picture(look.images[i]),
