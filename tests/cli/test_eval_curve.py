@@ -127,8 +127,8 @@ def test_halting_maps(cli, plain):
         (["--curve", "there.csv"], "there.csv exists already and is not overwritten; name another with --curve"),
         (["--plot", "there.svg"], "there.svg exists already and is not overwritten; name another with --plot"),
         (["--curve", "c.csv", "--count-images", 0], "--count-images 0 must be at least 1"),
-        (["--curve", "c.csv", "--batch-size", 0], "batch_size is 0; it must be 1 or more"),
-        (["--curve", "c.csv", "--split", "tset"], "unknown split 'tset'; did you mean test"),
+        (["--curve", "c.csv", "--batch-size", 0], "--batch-size 0 must be at least 1"),
+        (["--curve", "c.csv", "--split", "tset"], "argument --split: invalid choice: 'tset'"),
     ],
 )
 def test_refuses(refused, plain, words, message):

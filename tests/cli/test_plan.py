@@ -90,7 +90,7 @@ def test_an_objective(cli, checkpoint):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-steps", 0], "max_steps=0 must be a whole number; the least that works is 1"),
+        (["--max-steps", 0], "max_steps=0 must be a whole number of at least 1"),
         (["--max-steps", 2, "--max-error", 0.01], "no codes within max_steps=2 and max_shift=8 satisfy it; the least"),
         (["--objective", "spike"], "unknown objective 'spike'; did you mean spikes?"),
         (["--images", 0], "--images 0 must be at least 1"),

@@ -178,4 +178,4 @@ def test_mistakes_in_tables(cli, words, message):
 
 def test_words_that_are_none(cli):
     status, _, err = cli("check", "spikformer_tiny", "--images", "many")
-    assert status == 2 and "invalid int value: 'many'" in err
+    assert status == 2 and "argument --images: 'many' must be a whole number" in err

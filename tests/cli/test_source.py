@@ -143,7 +143,7 @@ def test_logits_that_are_not_finite_predict_nothing(refused, monkeypatch):
     Image.new("L", (16, 16)).save("x.png")
     message = refused("predict", "m.safetensors", "x.png")
     assert "m.safetensors: logits are not finite (NaN or infinite)" in message
-    assert "m.safetensors" in refused("eval", "m.safetensors", "--data", "digits", "--split", "tset")
+    assert "--data mnist: unknown data set 'mnist'" in refused("eval", "m.safetensors", "--data", "mnist")
     monkeypatch.setattr("spikevit.cli.eval.load", lambda args, path: model)
     message = refused("eval", "m.safetensors", "--data", "digits", "--curve", "c.csv")
     assert "m.safetensors: outputs are not finite (NaN or infinite)" in message and not Path("c.csv").exists()

@@ -166,6 +166,7 @@ def test_words(tmp_path, monkeypatch, words, epochs):
     asked = {}
     (tmp_path / "recipe.yaml").write_text("")
     monkeypatch.setattr(run, "train", lambda *args, **more: asked.update(more) or {})
+    (tmp_path / "recipe.yaml").touch()  # what the directory of a run has
     assert main(["train", "--resume", str(tmp_path), *words, "--quiet"]) == 0
     assert asked["epochs"] == epochs
 
