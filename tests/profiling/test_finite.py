@@ -28,7 +28,7 @@ from spikevit.profiling.observe import step_rates
 from spikevit.training.evaluate import evaluate, logits_per_step
 
 CONV = "conv of patch_embed.proj.0: its input has entries"
-INFO = DataInfo("noise", ("a", "b"), 3, (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+INFO = DataInfo("noise", tuple("abcdefghij"), 3, (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

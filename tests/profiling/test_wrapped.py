@@ -28,7 +28,7 @@ from spikevit.profiling.observe import step_rates
 from spikevit.report.curve import curve
 from spikevit.training.evaluate import evaluate, logits_per_step
 
-INFO = DataInfo("noise", ("a", "b"), 3, (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+INFO = DataInfo("noise", tuple("abcdefghij"), 3, (16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Wrapper(nn.Module):

@@ -22,7 +22,7 @@ from spikevit.layers import Block
 from spikevit.models import SpikingModel
 from spikevit.neurons import Neuron, TimeGate
 from spikevit.neurons.gate import PATTERNS
-from spikevit.schema import NotNegative, Positive, Share, fit, of_kind, wrong
+from spikevit.schema import NotNegative, Share, fit, of_kind, wrong
 
 PER = ("layer", "block")
 FIRST, LAST = 0.8, 0.2  # scores that training starts from: the last step is the easiest to close
@@ -233,8 +233,8 @@ def _check(total: int, per: str, pattern: str, target: float | None, weight: flo
         raise unknown("per", per, PER)
     if pattern not in PATTERNS:
         raise unknown("pattern", pattern, PATTERNS)
-    target = fit(target, Positive | None, "target")
-    if target is not None and target > total:
+    target = fit(target, float | None, "target")
+    if target is not None and not 0 < target <= total:
         raise ValueError(f"target={target} must be a mean number of time steps above 0 and at most max_steps={total}")
     fit(weight, NotNegative, "weight")
 
