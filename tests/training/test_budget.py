@@ -127,7 +127,7 @@ def test_every_neuron_of_a_model_is_counted():
 
 @pytest.mark.parametrize("make", [lambda: nn.Linear(2, 2), lambda: create_model("spikformer_tiny")])
 def test_no_staircases(make):
-    with pytest.raises(ValueError, match="spikes.target is for models with staircase neurons"):
+    with pytest.raises(ValueError, match="spikes.target=1.0 must be left out: it is for models with staircase neurons"):
         Budget(make(), SpikesRecipe(target=1.0))
 
 
