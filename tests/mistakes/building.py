@@ -29,8 +29,6 @@ MISTAKES = [
     M("depth as a float", f"{TINY}depth=2.0)", "depth", "2.0", "whole number"),
     M("an MLP of no width", f"{TINY}mlp_ratio=0)", "mlp_ratio", "0", "above 0"),
     M("a config by hand, wrong type", 'SpikformerConfig(depth="2")', "depth", "'2'", "whole number"),
-    M("a mapping for a config", 'Spikformer({"depth": 2})', "config", "depth", "SpikformerConfig"),
-    M("another family's config", "Spikformer(QKFormerConfig())", "config", "QKFormerConfig", "SpikformerConfig"),
     # --- neurons of a model ---------------------------------------------------------------------------------------
     M("neurons by name alone", f'{TINY}neuron="plif")', "neuron", "plif", '"kind"'),
     M("neurons as a class", f"{TINY}neuron=LIF)", "neuron", "LIF", "NeuronConfig"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +55,6 @@ def make_head(width: int, num_classes: int) -> nn.Module:
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
 
-def config_of(build: type[SpikingModel]) -> type[ModelConfig] | None:
-    """What a class of models says that it takes for its `config`; None where it takes no such thing."""
-    try:
-        kind = get_type_hints(build.__init__).get("config")
-    except NameError:  # a name that only its own function knows
-        return None
-    return kind if isinstance(kind, type) and issubclass(kind, ModelConfig) else None
-
-
 class SpikingModel(nn.Module):
     """A classifier of images (B, C, H, W), shown at every one of T steps, or of frames (T, B, C, H, W).
 
@@ -88,16 +79,9 @@ class SpikingModel(nn.Module):
     methods: tuple[tuple[str, dict[str, Any]], ...] = ()  # applied to it (see `adaptive`), with their options
     work_unit = "time steps"  # of what `run` says an image took
 
-    def __new__(cls, config: Any = None, *_: Any, **__: Any) -> Any:
-        """Refuses what is no config of the class, before its `__init__` reads it. None is that of a copy."""
-        kind = config_of(cls)
-        if config is not None and kind is not None:
-            of_kind("config", config, kind, f"a {kind.__name__}, such as {kind.__name__}(num_classes=10)")
-        return super().__new__(cls)
-
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config = config
+        self.config = of_kind("config", config, ModelConfig, "a config; create_model makes a model by its name")
         self._check_size(*config.image_size)
 
     def features(self, x: Tensor, stream: Stream | None = None) -> Tensor:
