@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikevit.adaptive.adapted import own_name
 from spikevit.models.running import evaluating, inputs_of, unwrapped, zoo_model
 from spikevit.neurons import ExpGIF, Neuron, Staircase, dense
 from spikevit.neurons.expg import histogram
@@ -102,8 +103,8 @@ class Fired:
         return f"{silent} of {len(self.most)} layers silent" if silent else ""
 
     def silence(self, where: str = "on these images") -> str:
-        """What to say of layers that never fired; "" where all did."""
-        return silence({name: float(most) for name, most in self.most.items()}, where)
+        """What to say of layers that never fired, by their names in the model of the zoo; "" where all did."""
+        return silence({own_name(name): float(most) for name, most in self.most.items()}, where)
 
 
 def record_spikes(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
