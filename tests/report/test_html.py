@@ -472,7 +472,7 @@ def test_files_of_others_are_kept(runs, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"mine.html exists already, is no report"):
         write_report([runs / "stas"], mine)
     assert mine.read_text() == "<p>mine</p>"
-    with pytest.raises(ValueError, match=r"report.pdf must end in .html"):
+    with pytest.raises(ValueError, match=r"out=.*report.pdf must end in .html"):
         write_report([runs / "stas"], tmp_path / "report.pdf")
     assert main(["report", str(runs / "stas"), "--images", "0"]) == 2
     assert "--images 0 must be at least 1" in capsys.readouterr().err
