@@ -7,6 +7,7 @@ import pytest
 
 from spikevit.cli.main import VERBS
 from spikevit.training.recipe import load_recipe
+from spikevit.training.sweep import combinations
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,10 @@ def test_commands():
         if program == "spikevit":
             verbs.add(words[0])
         if words[:2] == ["train", "digits"]:
-            load_recipe("digits", words[2:])
+            changes = [word for word in words[2:] if "=" in word]
+            assert words[2:] in (changes, [*changes, "--out", words[-1]])
+            for one in combinations(changes).values():
+                load_recipe("digits", one)
     assert verbs == set(VERBS) - {"demo"}, "each verb is shown once; the demo is `make demo`"
 
 
