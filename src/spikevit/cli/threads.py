@@ -1,8 +1,8 @@
 """How many threads the command takes on a machine that others use too: as many as cores are free.
 
 Threads of OpenMP that wait for each other spin. Where another process wants the core, a thread that spins takes the
-place of one that works, and training takes ten times as long. So threads sleep while they wait, and there are no more
-than free cores. The numbers are in the environment before torch and numba read it; what is there already stays.
+place of one that works, and training takes ten times as long. So threads soon sleep while they wait, and there are no
+more than free cores. The numbers are in the environment before torch and numba read it; what is there already stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from math import inf
 from pathlib import Path
 
 NUMBER = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # MKL and OpenBLAS go by OMP_NUM_THREADS
-WAITING = {"OMP_WAIT_POLICY": ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}  # GNU's spin for microseconds, others sleep at once
+SET_TO_WAIT = (*WAITING, "KMP_BLOCKTIME")  # by the user
 WINDOW = 0.15  # seconds over which is looked who works
 SET_BY = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
@@ -51,9 +52,8 @@ _ours: list[str] = []  # variables that this process has set
 def choose(environment: MutableMapping[str, str] = os.environ) -> Choice:
     """Sets the environment of torch and numba, once, before either is imported."""
     global chosen
-    for name, same in WAITING.items():
-        if not any(other in environment for other in same):
-            environment[name] = "PASSIVE"
+    if not any(name in environment for name in SET_TO_WAIT):
+        environment.update(WAITING)
     if given := [f"{name}={environment[name]}" for name in SET_BY if name in environment]:
         chosen = Choice(given=f"{' '.join(given)} in the environment")
         return chosen
