@@ -98,7 +98,7 @@ class Pace(pl.Callback):
 
     def __str__(self) -> str:
         """In words: "4.2 s an epoch, 320 images/s, about 2 min left"."""
-        return f"{duration(self.an_epoch)} an epoch, {self.images_per_second:.3g} images/s, {self.remaining}"
+        return f"{duration(self.an_epoch)} an epoch, {number(self.images_per_second)} images/s, {self.remaining}"
 
     @property
     def remaining(self) -> str:
@@ -111,9 +111,14 @@ class Pace(pl.Callback):
             self._cpu = False
             warnings.warn(
                 f"about {duration(self.left)} on this CPU: {self.epochs} epochs of {duration(self.an_epoch)} at "
-                f"{self.images_per_second:.3g} images a second. Such a run is for a GPU, and none is used here: fewer "
+                f"{number(self.images_per_second)} images a second. Such a run is for a GPU, and none is used here: fewer "
                 "schedule.epochs, fewer or smaller images (data.image_size), or a smaller model.name take less time"
             )
+
+
+def number(value: float) -> str:
+    """With two digits at least: "0.4", "32", "1,050"."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:
@@ -121,7 +126,7 @@ def duration(seconds: float) -> str:
     units = ((99.5, 1, "s"), (99.5 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
     unit, word = next((unit, word) for most, unit, word in units if seconds < most)
     value = seconds / unit
-    return f"{value:.0f} {word}" if value >= 9.95 else f"{value:.2g} {word}"
+    return f"{number(value)} {word}"
 
 
-__all__ = ["Pace", "duration"]
+__all__ = ["Pace", "duration", "number"]

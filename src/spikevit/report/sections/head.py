@@ -110,7 +110,7 @@ def _facts(shown: Shown) -> Iterable[dict[str, str]]:
     yield fact("Parameters", f"{sum(p.numel() for p in model.parameters()):,}", "the model that is shown")
     if look:
         one, *more = look.speeds
-        batches = [f"{s.images_per_second:.3g} images/s in batches of {s.batch}" for s in more]
+        batches = [f"{s.images_per_second:,.0f} images/s in batches of {s.batch}" for s in more]
         about = "; ".join(["one image, median", *batches, f"measured on {look.machine}"])
         yield fact("Latency", _duration(one.seconds), about)
     if shown.run.epochs:
