@@ -112,7 +112,8 @@ class Pace(pl.Callback):
             warnings.warn(
                 f"about {duration(self.left)} on this CPU: {self.epochs} epochs of {duration(self.an_epoch)} at "
                 f"{number(self.images_per_second)} images a second. Such a run is for a GPU, and none is used here: "
-                "fewer schedule.epochs, fewer or smaller images (data.image_size), or a smaller model.name take less time"
+                "fewer schedule.epochs, fewer or smaller images (data.image_size), or a smaller model.name "
+                "take less time"
             )
 
 
