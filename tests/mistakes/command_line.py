@@ -12,6 +12,7 @@ MISTAKES = [
     M("an option that is none", "doctor --verbose", "arguments", "--verbose", "--help"),
     M("options in place of changes", "train digits --epochs 10", "--epochs", "10", "schedule.epochs=10"),
     M("a learning rate as an option", "train digits --lr 0.1", "--lr", "0.1", "optimizer.lr=0.1"),
+    M("a demo that tries only", "demo trainer.fast_dev_run=true", "trainer.fast_dev_run", "True", "spikevit train"),
     M("a module that is not there", "models --import my_modles", "--import", "my_modles", "no module"),
     M("a file for a module", "models --import my_models.py", "--import", "my_models.py", "my_models"),
     M("a module that is broken", "models --import broken", "--import", "broken", "line 2"),

@@ -161,9 +161,14 @@ def _converted(directory: Path, best: Path, x: Tensor) -> Certificate:
 
 def _recipe(changes: list[str]) -> Recipe:
     """The recipe of a new demo."""
+    from spikevit.schema import wrong
     from spikevit.training.recipe import load_recipe
 
-    return load_recipe(RECIPE, [*_backend(), *changes])
+    recipe = load_recipe(RECIPE, [*_backend(), *changes])
+    if recipe.trainer.fast_dev_run:
+        right = f"left out of a demo, which needs a run: spikevit train {RECIPE} trainer.fast_dev_run=true"
+        raise wrong("trainer.fast_dev_run", recipe.trainer.fast_dev_run, right)
+    return recipe
 
 
 def _unfinished(changes: list[str]) -> Path | None:
