@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spikevit.models import SpikingModel
-from spikevit.training.evaluate import evaluating
+from spikevit.models.running import evaluating
 
 BATCHES = (1, 64)
 SECONDS, RUNS = 0.4, 15  # of one batch size, at most; one run in any case
