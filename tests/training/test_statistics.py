@@ -9,6 +9,8 @@ from spikevit import calibrate, load_model
 from spikevit.checkpoint import read_about
 from spikevit.data import normalise
 from spikevit.profiling.calibrate import re_estimate
+from spikevit.training.build import build
+from spikevit.training.module import Classifier
 from spikevit.training.recipe import load_recipe
 from spikevit.training.run import train
 from tests.shapes import draw_shapes
@@ -58,3 +60,10 @@ def test_short_training_on_a_small_folder(tmp_path):
     results = train(tmp_path / "run", recipe, progress=False)
     assert results["accuracy"] >= 0.85 and not results["silence"]
     assert read_about(tmp_path / "run/best.safetensors")["val_accuracy"] >= 0.85
+
+
+@pytest.mark.parametrize(("devices", "batches"), [(1, 8), (2, 4), (3, 3)])
+def test_all_processes_together_use_the_same_batches(shades, brief, devices, batches):
+    """The last eight of an epoch, of which two processes have four each."""
+    recipe = brief(f"trainer.devices={devices}", "data.batch_size=2")
+    assert Classifier(recipe, *build(recipe, shades())).newest.maxlen == batches

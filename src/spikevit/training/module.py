@@ -27,7 +27,7 @@ from spikevit.training.budget import Budget
 from spikevit.training.optimizer import make_optimizer
 from spikevit.training.recipe import Recipe, ScheduleRecipe
 
-RE_ESTIMATED = 8  # batches, of which statistics are made before validation
+RE_ESTIMATED = 8  # batches of all processes, of which statistics are made before validation
 
 
 class NonFiniteLoss(RuntimeError):
@@ -65,7 +65,8 @@ class Classifier(pl.LightningModule):
         self.validated: dict[str, float] = {}
         self.silent = ""  # how many layers of neurons never fired in validation, in short
         self.began = False
-        self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=RE_ESTIMATED)  # batches of this epoch
+        most = -(-RE_ESTIMATED // (recipe.trainer.devices * recipe.trainer.nodes))
+        self.newest: deque[tuple[tuple[Tensor, Tensor], int]] = deque(maxlen=most)  # batches of this epoch
         self.modes: dict[str, bool] = {}  # which modules train, by name
         self.augment = Augment(recipe.augmentation, data.info)
         self.budget = Budget(model, recipe.spikes) if recipe.spikes.target is not None else None
