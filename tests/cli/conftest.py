@@ -2,7 +2,15 @@
 
 import pytest
 
+from spikevit.cli import threads
 from spikevit.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    """The number of threads that one test chooses is not that of the next."""
+    monkeypatch.setattr(threads, "chosen", None)
+    monkeypatch.setattr(threads, "_ours", [])
 
 
 @pytest.fixture

@@ -113,6 +113,15 @@ def test_other_files_are_told(tmp_path):
         load_data_of(said)
 
 
+def test_how_all_of_another_folder_is_tested_on(tmp_path):
+    said = about(fill(tmp_path / "own"))
+    fill(tmp_path / "new", "abc", 20, start=70)
+    with pytest.warns(UserWarning, match=f"to test on all of them: --data folder --root {tmp_path}/new$"):
+        load_data_of(said, root=tmp_path / "new")
+    whole = load_data_of(said, root=tmp_path / "new", name="folder")
+    assert whole.tested == "test" and len(whole.test) == sum(1 for _ in (tmp_path / "new").rglob("*.png"))
+
+
 def test_what_is_not_there_is_not_compared(tmp_path):
     for part in ("train", "val"):
         fill(tmp_path / "all" / part)

@@ -136,7 +136,7 @@ def load_data_of(
     _compare(theirs, data.info, *(("classes",) if labels else ()), *fields)
     if "files" in described:
         seen = data if source.limit is None else limited(data, source.limit)
-        _warn_of_changes(fit(described["files"], dict[str, str], "data.files"), seen, source.root)
+        _warn_of_changes(fit(described["files"], dict[str, str], "data.files"), seen, source.root, root is not None)
     elif source.name == "folder":
         data = _before_parts_by_name(data, Path(source.root or "").expanduser())
     return data
@@ -178,14 +178,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:100]}… ({len(value)})"
 
 
-def _warn_of_changes(files: Mapping[str, str], data: Data, root: str | None) -> None:
-    """One line where parts do not hold what they held when a checkpoint was made."""
+def _warn_of_changes(files: Mapping[str, str], data: Data, root: str | None, elsewhere: bool) -> None:
+    """One line where parts do not hold what they held when a checkpoint was made; elsewhere: root is another folder."""
     now = data.digests()
     changed = [part for part in now if files.get(part, now[part]) != now[part]]
     if changed:
         counts = ", ".join(f"{part} ({len(cast(Sized, data.parts[part])):,} images now)" for part in changed)
         where = f" in {root}" if root else ""
-        whole = root and data.info.name == "folder" and not own_parts(Path(root).expanduser())
+        whole = elsewhere and root and data.info.name == "folder" and not own_parts(Path(root).expanduser())
         all_of_it = f"; to test on all of them: --data folder --root {root}" if whole else ""
         said = f"other images{where} than when the checkpoint was made: {counts}{all_of_it}"
         warnings.warn(printable(said), stacklevel=3)
