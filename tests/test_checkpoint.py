@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -422,3 +423,13 @@ def test_devices(tmp_path, monkeypatch):
     for device in ("auto", "cuda", "cuda:1", torch.device("cuda:0")):
         load_model(path, device)
     assert went == ["cuda", "cuda", "cuda:1", "cuda:0"]
+
+
+def test_weights_may_hold_the_bytes_of_an_archive(tmp_path):
+    """The signature that ends a ZIP archive, as a float32 weight: 6.3e-36."""
+    model = create_model("spikformer_tiny", image_size=16)
+    for parameter in model.parameters():
+        parameter.data.view(-1)[::16] = torch.frombuffer(bytearray(b"PK\x05\x06"), dtype=torch.float32).item()
+    save_model(model, tmp_path / "m.safetensors")
+    assert zipfile.is_zipfile(tmp_path / "m.safetensors"), "what is mistaken for one"
+    assert torch.equal(load_model(tmp_path / "m.safetensors").head.bias, model.head.bias)

@@ -157,21 +157,21 @@ def _read(path: str | Path) -> tuple[dict[str, Any], Description, str, str | Non
 
     if as_path(path, "a checkpoint").is_dir():
         raise ValueError(f"there is no checkpoint {path}; it is a directory, a run's model is its best.safetensors")
-    if str(path) in list_models() and not Path(path).exists():
+    if not Path(path).exists() and str(path) in list_models():
         raise ValueError(
             f"there is no checkpoint {path}; that is the name of a model: create_model gives it with fresh weights, "
             "training writes them as .safetensors"
         )
     regular_file(path, "a checkpoint")
-    if zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is a file of torch.save, no .safetensors file: load_original reads those of original "
-            "repositories, and of a run of spikevit the model is its best.safetensors"
-        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        if zipfile.is_zipfile(path):  # asked only now: weights may hold the bytes that it looks for
+            raise ValueError(
+                f"{path} is a file of torch.save, no .safetensors file: load_original reads those of original "
+                "repositories, and of a run of spikevit the model is its best.safetensors"
+            ) from None
         raise ValueError(f"{path} is truncated, or not a safetensors file: {error}") from None
     if KEY not in metadata:
         raise ValueError(f"{path} is not a checkpoint of spikevit; for an original's weights use load_original")

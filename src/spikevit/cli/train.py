@@ -51,11 +51,10 @@ def run(args: argparse.Namespace) -> int:
     directory, recipe, epochs = args.resume, None, None
     if args.resume:
         epochs = epochs_of(args)
-        if not is_sweep(args.resume):
-            with inside("--resume"):
-                refuse_no_run(Path(args.resume))
         if is_sweep(args.resume):
             return sweep(args)
+        with inside("--resume"):
+            refuse_no_run(Path(args.resume))
     elif not args.recipe:
         raise ValueError(f"which recipe? shipped: {', '.join(shipped_recipes())}; or a YAML file, or --resume RUN")
     else:

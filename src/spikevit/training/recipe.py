@@ -234,7 +234,7 @@ def load_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not path.exists():
             raise ValueError(f"there is no recipe file {path}; shipped recipes: {', '.join(shipped_recipes())}")
         text = read_text(path, "a recipe")
-    elif str(source) in list_models() and str(source) not in shipped_recipes():
+    elif str(source) not in shipped_recipes() and str(source) in list_models():
         raise ValueError(
             f"{source} is a model, no recipe; one that trains it: spikevit train digits model.name={source}"
         )
